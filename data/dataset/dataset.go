@@ -1,0 +1,74 @@
+// Package dataset reads sets of pictures and sentences from plain files: JSON
+// lines with pictures or sprite sheets ([OpenJSONL]), a folder of pictures with
+// caption files ([OpenFolder]), and text, one sentence a line ([OpenLines]).
+//
+// A set is opened once, which checks everything that can be checked without
+// decoding pictures, and is then read at random by any number of goroutines.
+package dataset
+
+import (
+	"fmt"
+
+	"vlmo-train/data/img"
+)
+
+// Example is one picture with what is said about it, or a text alone. It
+// belongs to who asked for it.
+type Example struct {
+	// ID names the example; unique in its set.
+	ID string
+
+	// Group names the meaning: two examples of one group, such as two drawings
+	// of one thing, are no negatives of each other. It is the ID where the set
+	// does not say otherwise.
+	Group string
+
+	// Image is nil in a set of texts.
+	Image *img.Image
+
+	// Captions are sentences of which each describes the picture. There are
+	// none where the set has pictures alone.
+	Captions []string
+
+	// Keywords are words that belong to the picture, in no order that matters.
+	Keywords []string
+}
+
+// Dataset is a set of examples, numbered from 0. Its methods are safe for
+// concurrent use.
+type Dataset interface {
+	// Len returns the number of examples, at least 1.
+	Len() int
+
+	// Example reads example i, 0 <= i < Len(). The picture is decoded in the
+	// calling goroutine. Where this one example can't be read while others
+	// may, the error is a *BadExampleError.
+	Example(i int) (Example, error)
+
+	// Group returns the group of example i without reading its picture.
+	Group(i int) string
+}
+
+// BadExampleError says that one example can't be read: its picture is damaged,
+// too large, gone, or does not contain the example's box.
+type BadExampleError struct {
+	Index int    // in the set
+	ID    string // of the example
+	Path  string // of the file that can't be read
+	Err   error  // what is wrong with it
+}
+
+func (e *BadExampleError) Error() string {
+	return fmt.Sprintf("dataset: example %d, %q: %s: %v", e.Index, e.ID, e.Path, e.Err)
+}
+
+// Unwrap returns e.Err.
+func (e *BadExampleError) Unwrap() error { return e.Err }
+
+// checkIndex returns an error unless 0 <= i < n.
+func checkIndex(i, n int) error {
+	if i < 0 || i >= n {
+		return fmt.Errorf("dataset: no example %d in a set of %d", i, n)
+	}
+	return nil
+}

@@ -1,0 +1,305 @@
+package img
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"image"
+	"image/jpeg"
+	"image/png"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A JPEG may differ from libjpeg's result by this much.
+const jpegMax, jpegMean = 4, 1.0
+
+func wantJPEG(t *testing.T, got, want *Image) {
+	t.Helper()
+	largest, mean := difference(t, got, want)
+	t.Logf("differs by up to %d, %.4f on average", largest, mean)
+	if largest > jpegMax || mean > jpegMean {
+		t.Errorf("differs by up to %d, %.3f on average, want at most %d and %v", largest, mean, jpegMax, jpegMean)
+	}
+}
+
+func TestDecodeParity(t *testing.T) {
+	var c struct{ Images []string }
+	readJSON(t, filepath.Join(parity, "case.json"), &c)
+	if len(c.Images) == 0 {
+		t.Fatal("no images")
+	}
+	truth := readTensors(t, filepath.Join(parity, "expected.safetensors"))
+	for _, name := range c.Images {
+		t.Run(name, func(t *testing.T) {
+			got, err := Load(filepath.Join(parity, name), Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := truth.image(name + "/decoded_u8")
+			if strings.HasSuffix(name, ".jpg") {
+				wantJPEG(t, got, want)
+			} else {
+				wantEqual(t, got, want)
+			}
+		})
+	}
+}
+
+// unsupported lists the fixtures that Pillow decodes and this package refuses,
+// with what the error has to say.
+var unsupported = map[string]string{
+	// JPEG, entropy coding: image/jpeg has Huffman coding only.
+	"jpeg_arith.jpg": "img: jpeg: arithmetic-coded JPEG (marker 0xffc9) is not supported",
+}
+
+func TestDecodeFixtures(t *testing.T) {
+	var files []struct {
+		File, Expected, Format, Pil string
+		Width, Height               int
+	}
+	readJSON(t, filepath.Join(fixtures(), "files.json"), &files)
+	truth := readTensors(t, filepath.Join(fixtures(), "expected.safetensors"))
+	count := map[string]int{}
+	for _, f := range files {
+		count[f.Expected]++
+		t.Run(f.File, func(t *testing.T) {
+			got, err := Load(filepath.Join(fixtures(), f.File), Options{})
+			if err != nil && !strings.Contains(err.Error(), f.File) {
+				t.Errorf("error %q does not name the file", err)
+			}
+			if want, ok := unsupported[f.File]; ok {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("error %v, want %q", err, want)
+				}
+				return
+			}
+			switch f.Expected {
+			case "error":
+				if err == nil {
+					t.Errorf("decoded, want an error; Pillow: %s", f.Pil)
+				}
+				t.Log(err)
+				return
+			case "either":
+				if err != nil {
+					t.Log(err)
+					return
+				}
+				if _, ok := truth.header[f.File+"/rgb"]; !ok {
+					return
+				}
+			default:
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := truth.image(f.File + "/rgb")
+			if f.Format == "JPEG" {
+				wantJPEG(t, got, want)
+			} else {
+				wantEqual(t, got, want)
+			}
+		})
+	}
+	if count["ok"] < 50 || count["error"] < 10 {
+		t.Errorf("files.json lists %v", count)
+	}
+}
+
+func TestDecodePillow(t *testing.T) {
+	eachPillow(t, []string{"gif", "webp", "png", "jpeg"}, func(t *testing.T, c pillowCase, truth *tensors, _ *Image) {
+		got, err := Decode(truth.bytes(c.File), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Kind == "jpeg" {
+			wantJPEG(t, got, truth.image(c.Name))
+		} else {
+			wantEqual(t, got, truth.image(c.Name))
+		}
+	})
+}
+
+func TestGray16High(t *testing.T) {
+	data := readFile(t, filepath.Join(fixtures(), "png_gray16.png"))
+	m, err := Decode(data, Options{Gray16High: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range m.Pix {
+		if want := byte(p.(*image.Gray16).Gray16At(i/3%m.W, i/3/m.W).Y >> 8); v != want {
+			t.Fatalf("sample %d is %d, want %d", i, v, want)
+		}
+	}
+}
+
+// TestBomb checks that the pixel limit is on the header, in every format:
+// files of a few hundred bytes that claim large pictures are refused without
+// taking memory for them.
+func TestBomb(t *testing.T) {
+	// Every format's 16-bit fields at their largest.
+	huge := func(name string, at ...int) []byte {
+		data := bytes.Clone(readFile(t, filepath.Join(fixtures(), name)))
+		for _, i := range at {
+			data[i], data[i+1] = 0x3f, 0x3f
+		}
+		return data
+	}
+	sof := bytes.Index(readFile(t, filepath.Join(fixtures(), "jpeg_420.jpg")), []byte{0xff, 0xc0})
+	large := huge("png_rgb.png", 18, 22)
+	binary.BigEndian.PutUint32(large[29:], crc32.ChecksumIEEE(large[12:29]))
+	for _, c := range []struct {
+		name string
+		data []byte
+	}{
+		{"png", large},
+		{"jpeg", huge("jpeg_420.jpg", sof+5, sof+7)},
+		{"gif", huge("gif_interlaced.gif", 6, 8)},
+		{"webp lossy", huge("webp_lossy.webp", 26, 28)},
+		{"webp extended", huge("webp_lossy_alpha.webp", 24, 27)},
+		{"bmp", huge("bmp_24.bmp", 18, 22)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, limit := range []int{0, 1 << 20} {
+				_, err := Decode(c.data, Options{MaxPixels: limit})
+				if !errors.Is(err, ErrTooLarge) {
+					t.Errorf("limit %d: %v", limit, err)
+				}
+			}
+		})
+	}
+	// Exactly at the limit is fine.
+	data := readFile(t, filepath.Join(fixtures(), "png_rgb.png"))
+	if _, err := Decode(data, Options{MaxPixels: 93 * 70}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Decode(data, Options{MaxPixels: 93*70 - 1}); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+}
+
+func TestDecodeErrors(t *testing.T) {
+	for _, data := range []string{"", "GIF", "hello, world", "RIFF\x00\x00\x00\x00WAVE"} {
+		if _, err := Decode([]byte(data), Options{}); !errors.Is(err, ErrUnknownFormat) {
+			t.Errorf("%q: %v", data, err)
+		}
+	}
+	if _, err := Load("testdata/absent.png", Options{}); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	// Every prefix of a file of every format, up to its picture data.
+	for _, name := range []string{"png_palette_4bit.png", "jpeg_8x8.jpg", "gif_interlaced.gif", "webp_lossy_alpha.webp", "webp_animated.webp", "bmp_8.bmp"} {
+		data := readFile(t, filepath.Join(fixtures(), name))
+		for n := range min(len(data), 1200) {
+			if n > len(data)/2 {
+				break
+			}
+			if _, err := Decode(data[:n], Options{}); err == nil {
+				t.Errorf("%s cut to %d of %d bytes decodes", name, n, len(data))
+			} else if !strings.HasPrefix(err.Error(), "img: ") {
+				t.Errorf("%s cut to %d bytes: %v", name, n, err)
+			} else if strings.Contains(err.Error(), "decoder failed") {
+				t.Errorf("%s cut to %d bytes: panic: %v", name, n, err)
+			}
+		}
+	}
+}
+
+// TestUnsupported makes files of the kinds that Pillow reads and this package
+// does not out of good ones.
+func TestUnsupported(t *testing.T) {
+	patch := func(name string, at int, v ...byte) []byte {
+		data := bytes.Clone(readFile(t, filepath.Join(fixtures(), name)))
+		copy(data[at:], v)
+		return data
+	}
+	sof := bytes.Index(readFile(t, filepath.Join(fixtures(), "jpeg_444.jpg")), []byte{0xff, 0xc0})
+	for _, c := range []struct {
+		name string
+		data []byte
+		want string
+	}{
+		{"JPEG, lossless", patch("jpeg_444.jpg", sof+1, 0xc3), "img: jpeg: lossless JPEG (marker 0xffc3) is not supported"},
+		{"JPEG, 12 bits", patch("jpeg_444.jpg", sof+4, 12), "img: jpeg: unsupported JPEG feature: precision"},
+		{"JPEG, chroma finer than luma", patch("jpeg_444.jpg", sof+14, 0x21), "img: jpeg: unsupported JPEG feature: luma/chroma subsampling ratio"},
+		{"BMP, 16 bits", patch("bmp_24.bmp", 28, 16), "img: bmp: unsupported BMP image"},
+		{"BMP, run-length coded", patch("bmp_8.bmp", 30, 1), "img: bmp: unsupported BMP image"},
+	} {
+		if _, err := Decode(c.data, Options{}); err == nil || err.Error() != c.want {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// FuzzDecode is best run with -fuzzminimizetime 10x: the seeds are large, and to
+// minimise them takes most of the time otherwise.
+func FuzzDecode(f *testing.F) {
+	for _, pattern := range []string{"*.*", "broken/*"} {
+		names, err := filepath.Glob(filepath.Join(fixtures(), pattern))
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, name := range names {
+			if filepath.Ext(name) != ".json" && filepath.Ext(name) != ".safetensors" {
+				f.Add(readFile(f, name))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := Decode(data, Options{MaxPixels: 1 << 16})
+		if err != nil && strings.Contains(err.Error(), "decoder failed") {
+			t.Error(err) // a panic that Decode caught
+		}
+		if err == nil {
+			if err := m.check("decoded"); err != nil {
+				t.Error(err)
+			}
+			if m.W*m.H > 1<<16 {
+				t.Errorf("%dx%d is beyond the limit", m.W, m.H)
+			}
+		}
+	})
+}
+
+func toRGBA(m *Image) *image.RGBA {
+	r := image.NewRGBA(image.Rect(0, 0, m.W, m.H))
+	for i := range m.W * m.H {
+		copy(r.Pix[4*i:], m.Pix[3*i:3*i+3])
+		r.Pix[4*i+3] = 255
+	}
+	return r
+}
+
+func benchmarkDecode(b *testing.B, data []byte) {
+	b.ReportAllocs()
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if _, err := Decode(data, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDecodePNG64(b *testing.B) {
+	data, err := EncodePNG(photo(64, 64))
+	if err != nil {
+		b.Fatal(err)
+	}
+	benchmarkDecode(b, data)
+}
+
+func BenchmarkDecodeJPEG500x375(b *testing.B) {
+	var buf bytes.Buffer
+	if err := jpeg.Encode(&buf, toRGBA(photo(500, 375)), &jpeg.Options{Quality: 90}); err != nil {
+		b.Fatal(err)
+	}
+	benchmarkDecode(b, buf.Bytes())
+}

@@ -1,0 +1,384 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"vlmo-train/data/dataset"
+	"vlmo-train/rng"
+)
+
+func mustSampler(t *testing.T, cfg SamplerConfig) *Sampler {
+	t.Helper()
+	s, err := NewSampler(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// epoch returns the batches of the epoch that s is at the beginning of.
+func epoch(t *testing.T, s *Sampler) [][]int {
+	t.Helper()
+	var out [][]int
+	for range s.BatchesPerEpoch() {
+		b, ok := s.Next()
+		if !ok {
+			t.Fatal("the sampler ended")
+		}
+		out = append(out, b.Indices)
+	}
+	return out
+}
+
+func TestOrderIsThePermutationOfTheKey(t *testing.T) {
+	for _, drop := range []bool{false, true} {
+		s := mustSampler(t, SamplerConfig{Len: 23, Batch: 5, Seed: 7, Source: 2, DropLast: drop})
+		step, sample := 0, uint64(0)
+		for e := range 3 {
+			want := rng.Permutation(rng.Key{Seed: 7, Step: uint64(e), Purpose: rng.Order, Sample: 2}, 23)
+			if drop {
+				want = want[:20]
+			}
+			for at := 0; at < len(want); at += 5 {
+				if got := s.Position(); got != (Position{e, at}) {
+					t.Fatalf("position %v, want {%d %d}", got, e, at)
+				}
+				b, ok := s.Next()
+				w := want[at:min(at+5, len(want))]
+				if !ok || !slices.Equal(b.Indices, w) {
+					t.Fatalf("epoch %d, index %d: %v, want %v", e, at, b.Indices, w)
+				}
+				if b.Step != step || b.Epoch != e || b.Index != at || b.Global != len(w) || b.First != 0 || len(b.Samples) != len(w) {
+					t.Fatalf("batch %d of epoch %d: %+v", step, e, b)
+				}
+				for _, got := range b.Samples {
+					if got != sample {
+						t.Fatalf("sample number %d, want %d", got, sample)
+					}
+					sample++
+				}
+				step++
+			}
+		}
+	}
+}
+
+func TestInOrderAndEpochs(t *testing.T) {
+	s := mustSampler(t, SamplerConfig{Len: 5, Batch: 2, InOrder: true, Epochs: 2})
+	for range 2 {
+		if got, want := epoch(t, s), [][]int{{0, 1}, {2, 3}, {4}}; !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	if _, ok := s.Next(); ok {
+		t.Error("a batch after the last epoch")
+	}
+}
+
+func TestSamplerResumesEverywhere(t *testing.T) {
+	group := func(i int) string { return fmt.Sprint(i / 3) }
+	for _, cfg := range []SamplerConfig{
+		{Len: 17, Batch: 4, Seed: 1},
+		{Len: 17, Batch: 4, Seed: 1, DropLast: true},
+		{Len: 17, Batch: 4, Seed: 1, Distinct: group},
+	} {
+		whole := mustSampler(t, cfg)
+		var positions []Position
+		var batches [][]int
+		for range 3 * whole.BatchesPerEpoch() {
+			positions = append(positions, whole.Position())
+			b, _ := whole.Next()
+			batches = append(batches, b.Indices)
+		}
+		for k, p := range positions {
+			s := mustSampler(t, cfg)
+			if err := s.Seek(p); err != nil {
+				t.Fatal(err)
+			}
+			for j := k; j < len(batches); j++ {
+				b, _ := s.Next()
+				if b.Step != j || !slices.Equal(b.Indices, batches[j]) {
+					t.Fatalf("resumed at %v: batch %d, %v, want %d, %v", p, b.Step, b.Indices, j, batches[j])
+				}
+			}
+		}
+	}
+	s := mustSampler(t, SamplerConfig{Len: 17, Batch: 4})
+	for _, p := range []Position{{-1, 0}, {0, -4}, {0, 3}, {0, 20}, {0, 17}} {
+		if err := s.Seek(p); err == nil {
+			t.Errorf("Seek(%v) succeeded", p)
+		}
+	}
+}
+
+func TestRanksDivideTheBatch(t *testing.T) {
+	cfg := SamplerConfig{Len: 26, Batch: 8, Seed: 3}
+	one := mustSampler(t, cfg)
+	for _, world := range []int{2, 4} {
+		var ranks []*Sampler
+		for r := range world {
+			c := cfg
+			c.Rank, c.World = r, world
+			ranks = append(ranks, mustSampler(t, c))
+		}
+		one.Seek(Position{})
+		for range 8 { // two epochs; the last batches have two examples
+			want, _ := one.Next()
+			var indices []int
+			var samples []uint64
+			for _, s := range ranks {
+				b, _ := s.Next()
+				if b.First != len(indices) || b.Global != want.Global || b.Step != want.Step {
+					t.Fatalf("%+v is not a part of %+v", b, want)
+				}
+				indices = append(indices, b.Indices...)
+				samples = append(samples, b.Samples...)
+			}
+			if !slices.Equal(indices, want.Indices) || !slices.Equal(samples, want.Samples) {
+				t.Fatalf("%d ranks have %v, one has %v", world, indices, want.Indices)
+			}
+		}
+	}
+}
+
+// checkDistinct checks an epoch: every example at most once, served of them in
+// all, and no group twice in a batch.
+func checkDistinct(t *testing.T, batches [][]int, group []int, served int) {
+	t.Helper()
+	seen := make(map[int]bool)
+	for _, b := range batches {
+		in := make(map[int]bool)
+		for _, i := range b {
+			if seen[i] {
+				t.Fatalf("example %d twice in %v", i, batches)
+			}
+			if in[group[i]] {
+				t.Fatalf("group %d twice in batch %v", group[i], b)
+			}
+			seen[i], in[group[i]] = true, true
+		}
+	}
+	if len(seen) != served {
+		t.Fatalf("%d examples served, want %d", len(seen), served)
+	}
+}
+
+// arrangeable reports, by trying, whether the examples from i on go into batches
+// of the sizes left without two of a group in one.
+func arrangeable(group []int, i int, left []int, in []map[int]bool) bool {
+	if i == len(group) {
+		return true
+	}
+	for b := range left {
+		if left[b] == 0 || in[b][group[i]] {
+			continue
+		}
+		left[b]--
+		in[b][group[i]] = true
+		ok := arrangeable(group, i+1, left, in)
+		left[b]++
+		delete(in[b], group[i])
+		if ok {
+			return true
+		}
+	}
+	return false
+}
+
+func TestDistinct(t *testing.T) {
+	const seed = 11
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	possible, impossible := 0, 0
+	for range 3000 {
+		n := 1 + r.IntN(9)
+		batch := 1 + r.IntN(n)
+		group := make([]int, n)
+		kinds := 1 + r.IntN(n)
+		for i := range group {
+			group[i] = r.IntN(kinds)
+		}
+		var left []int
+		var in []map[int]bool
+		for at := 0; at < n; at += batch {
+			left = append(left, min(batch, n-at))
+			in = append(in, make(map[int]bool))
+		}
+		want := arrangeable(group, 0, left, in)
+		s, err := NewSampler(SamplerConfig{Len: n, Batch: batch, Seed: r.Uint64(), Distinct: func(i int) string { return fmt.Sprint(group[i]) }})
+		if (err == nil) != want {
+			t.Fatalf("groups %v in batches of %d: %v, but an arrangement exists: %v", group, batch, err, want)
+		}
+		if err != nil {
+			impossible++
+			continue
+		}
+		possible++
+		for range 2 {
+			checkDistinct(t, epoch(t, s), group, n)
+		}
+	}
+	if possible < 300 || impossible < 300 {
+		t.Errorf("%d possible and %d impossible cases say little", possible, impossible)
+	}
+
+	// With DropLast, whatever is left out.
+	group := make([]int, 50)
+	for i := range group {
+		group[i] = i / 6
+	}
+	s := mustSampler(t, SamplerConfig{Len: 50, Batch: 8, DropLast: true, Distinct: func(i int) string { return fmt.Sprint(group[i]) }})
+	left := make(map[int]bool)
+	for range 20 {
+		b := epoch(t, s)
+		checkDistinct(t, b, group, 48)
+		for i := range group {
+			if !slices.Contains(slices.Concat(b...), i) {
+				left[i] = true
+			}
+		}
+	}
+	if len(left) < 10 {
+		t.Errorf("in 20 epochs just the examples %v were left out", left)
+	}
+}
+
+// Examples must not have a preferred batch, nor a preferred place in it.
+func TestDistinctIsRandom(t *testing.T) {
+	s := mustSampler(t, SamplerConfig{Len: 10, Batch: 4, Seed: 5, Distinct: func(i int) string { return fmt.Sprint(i / 2) }})
+	const epochs = 4000
+	var count [10][10]int
+	for range epochs {
+		for place, i := range slices.Concat(epoch(t, s)...) {
+			count[i][place]++
+		}
+	}
+	for i, places := range count {
+		for p, n := range places {
+			// Binomial with mean 400 and deviation 19.
+			if n < 300 || n > 500 {
+				t.Errorf("example %d is at place %d in %d of %d epochs, want about %d", i, p, n, epochs, epochs/10)
+			}
+		}
+	}
+}
+
+func TestNewSamplerErrors(t *testing.T) {
+	same := func(int) string { return "all" }
+	for _, test := range []struct {
+		cfg  SamplerConfig
+		want string
+	}{
+		{SamplerConfig{Len: 0, Batch: 1}, "a set of 0 examples"},
+		{SamplerConfig{Len: 1, Batch: 0}, "batches of 0 examples"},
+		{SamplerConfig{Len: 1, Batch: 1, Epochs: -1}, "-1 epochs"},
+		{SamplerConfig{Len: 4, Batch: 4, Rank: 2, World: 2}, "rank 2 of 2"},
+		{SamplerConfig{Len: 4, Batch: 3, World: 2}, "does not divide into 2 ranks"},
+		{SamplerConfig{Len: 4, Batch: 5, DropLast: true}, "4 examples do not fill one batch of 5"},
+		{SamplerConfig{Len: 4, Batch: 2, InOrder: true, Distinct: same}, "Distinct"},
+		{SamplerConfig{Len: 4, Batch: 2, Distinct: same}, `group "all" has 4 examples, but an epoch has 2 batches of 2`},
+		{SamplerConfig{Len: 5, Batch: 3, Distinct: func(i int) string { return []string{"a", "a", "b", "b", "c"}[i] }}, ""},
+		{SamplerConfig{Len: 6, Batch: 5, Distinct: func(i int) string { return []string{"a", "a", "b", "b", "c", "d"}[i] }}, "2 groups need a place in each of an epoch's 2 batches, but the last has 1"},
+	} {
+		_, err := NewSampler(test.cfg)
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%+v: %v, want %q", test.cfg, err, test.want)
+		}
+	}
+}
+
+func TestEachReplacesBadExamples(t *testing.T) {
+	group := func(i int) string { return fmt.Sprint(i / 2) }
+	for _, distinct := range []func(int) string{nil, group} {
+		cfg := SamplerConfig{Len: 24, Batch: 6, Seed: 9, Distinct: distinct}
+		bad := map[int]bool{0: true, 5: true, 6: true, 13: true, 20: true}
+		// run reads 3 epochs as rank r of world and returns what was read at
+		// each sample number.
+		run := func(rank, world int) map[uint64]int {
+			c := cfg
+			c.Rank, c.World = rank, world
+			s := mustSampler(t, c)
+			read := make(map[uint64]int)
+			for range 3 * s.BatchesPerEpoch() {
+				b, _ := s.Next()
+				b.maxBad = len(bad) * 3
+				original := slices.Clone(b.Indices)
+				tried := 0
+				err := b.Each(func(place, index int) error {
+					if index != b.Indices[place] {
+						t.Fatalf("place %d: index %d, batch says %d", place, index, b.Indices[place])
+					}
+					if bad[index] {
+						tried++
+						return fmt.Errorf("wrapped: %w", &dataset.BadExampleError{Index: index})
+					}
+					read[b.Samples[place]] = index
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tried != len(b.bad) {
+					t.Fatalf("%d bad examples noted, want %d", len(b.bad), tried)
+				}
+				for k, i := range original {
+					if !bad[i] {
+						if b.Indices[k] != i {
+							t.Fatalf("good example %d replaced by %d", i, b.Indices[k])
+						}
+						continue
+					}
+					for _, o := range b.order[b.Index : b.Index+b.Global] {
+						if b.Indices[k] == o || distinct != nil && b.Indices[k]/2 == o/2 {
+							t.Fatalf("%d replaced by %d, but %d is in the batch", i, b.Indices[k], o)
+						}
+					}
+				}
+			}
+			return read
+		}
+		want := run(0, 1)
+		if len(want) != 72 {
+			t.Fatalf("%d examples read, want 72", len(want))
+		}
+		got := make(map[uint64]int)
+		for r := range 3 {
+			for k, v := range run(r, 3) {
+				got[k] = v
+			}
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("three ranks read other examples than one:\n%v\n%v", got, want)
+		}
+	}
+}
+
+func TestEachGivesUp(t *testing.T) {
+	allBad := func(_, index int) error { return &dataset.BadExampleError{Index: index} }
+	s := mustSampler(t, SamplerConfig{Len: 12, Batch: 4})
+	b, _ := s.Next()
+	var bad *dataset.BadExampleError
+	if err := b.Each(allBad); !errors.As(err, &bad) || len(b.bad) != 1 {
+		t.Errorf("strict: %v after %d", err, len(b.bad))
+	}
+	// Every other example is tried before it gives up.
+	b, _ = s.Next()
+	b.maxBad = 1000
+	tried := make(map[int]bool)
+	err := b.Each(func(place, index int) error { tried[index] = true; return allBad(place, index) })
+	if err == nil || !strings.Contains(err.Error(), "nothing in the set can replace") || len(tried) != 9 {
+		t.Errorf("%v after %d examples", err, len(tried))
+	}
+	other := errors.New("other")
+	b, _ = s.Next()
+	b.maxBad = 1000
+	if err := b.Each(func(int, int) error { return other }); err != other {
+		t.Errorf("another error: %v", err)
+	}
+}

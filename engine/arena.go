@@ -1,0 +1,116 @@
+// Package engine holds what a training step stands on: the arena for
+// activations, the flat parameter store, the tape of backward passes, the
+// optimiser and checkpoint directories.
+package engine
+
+import (
+	"fmt"
+
+	"vlmo-train/kernels"
+)
+
+const alignment = 64 // bytes; the start of every tensor
+
+// Arena hands out device memory stack-wise. A step allocates upward and
+// Reset takes everything back, so a warm step asks the device for nothing.
+type Arena struct {
+	dev    kernels.Device
+	chunks []*kernels.Memory
+	chunk  int // the chunk in use
+	used   int // bytes of it handed out
+	peak   int // most bytes in use since the last Reset
+	allocs int // chunks ever asked for
+	err    error
+}
+
+// Mark is a height of an Arena's stack.
+type Mark struct{ chunk, used int }
+
+const minChunk = 1 << 20
+
+// NewArena returns an empty arena on dev.
+func NewArena(dev kernels.Device) *Arena { return &Arena{dev: dev} }
+
+// Tensor returns an uninitialised rows × cols tensor that lives until Reset,
+// or until Release of an earlier mark. Out of memory is kept for Err; the
+// tensor is then absent.
+func (a *Arena) Tensor(t kernels.DType, rows, cols int) kernels.Tensor {
+	if a.err != nil {
+		return kernels.Tensor{}
+	}
+	n := (rows*cols*t.Size() + alignment - 1) / alignment * alignment
+	if n == 0 {
+		n = alignment
+	}
+	for a.chunk < len(a.chunks) && a.used+n > a.chunks[a.chunk].Bytes {
+		a.chunk++
+		a.used = 0
+	}
+	if a.chunk == len(a.chunks) {
+		size := max(n, minChunk)
+		if a.chunk > 0 {
+			size = max(size, a.chunks[a.chunk-1].Bytes)
+		}
+		m, err := a.dev.Alloc(size)
+		if err != nil {
+			a.err = fmt.Errorf("engine: activations need %d more bytes: %w", size, err)
+			return kernels.Tensor{}
+		}
+		a.chunks = append(a.chunks, m)
+		a.allocs++
+	}
+	x := kernels.Matrix(a.chunks[a.chunk], a.used, t, rows, cols)
+	a.used += n
+	a.peak = max(a.peak, a.height())
+	return x
+}
+
+func (a *Arena) height() int {
+	h := a.used
+	for _, c := range a.chunks[:min(a.chunk, len(a.chunks))] {
+		h += c.Bytes
+	}
+	return h
+}
+
+// Mark returns the present height, for Release.
+func (a *Arena) Mark() Mark { return Mark{a.chunk, a.used} }
+
+// Release takes back everything handed out since m.
+func (a *Arena) Release(m Mark) { a.chunk, a.used = m.chunk, m.used }
+
+// Reset takes everything back. If the last step needed several chunks they
+// are replaced by one that holds them all.
+func (a *Arena) Reset() {
+	if len(a.chunks) > 1 {
+		total := 0
+		for _, c := range a.chunks {
+			total += c.Bytes
+			a.dev.Free(c)
+		}
+		a.chunks = a.chunks[:0]
+		if m, err := a.dev.Alloc(total); err == nil {
+			a.chunks = append(a.chunks, m)
+			a.allocs++
+		}
+	}
+	a.chunk, a.used, a.peak = 0, 0, 0
+}
+
+// Peak returns the most bytes in use at once since the last Reset.
+func (a *Arena) Peak() int { return a.peak }
+
+// Allocations counts the arena's calls of the device's Alloc.
+func (a *Arena) Allocations() int { return a.allocs }
+
+// Err returns why the arena could not grow, or nil.
+func (a *Arena) Err() error { return a.err }
+
+// Close gives the memory back to the device.
+func (a *Arena) Close() {
+	for _, c := range a.chunks {
+		a.dev.Free(c)
+	}
+	a.chunks = nil
+	a.chunk, a.used = 0, 0
+}

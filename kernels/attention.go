@@ -1,0 +1,154 @@
+package kernels
+
+// Sequence names the rows that attend to each other: TextLen rows from
+// TextOff, then ImageLen rows from ImageOff. Either may be empty. Row 0 of
+// each part is its [CLS]; the image part is [CLS] and a square of patches.
+type Sequence struct {
+	TextOff, TextLen, ImageOff, ImageLen int
+}
+
+// RelativeBias locates the bias of one layer in VLMo's table (SPEC §4).
+type RelativeBias struct {
+	Table  Tensor // [A, layers·heads]; zero: no bias
+	Column int    // the layer's first column
+	Window int    // W, patches along an edge of the image
+	Text   int    // T0, max_text_len_of_initckpt
+}
+
+// Rows returns A, the rows of the table.
+func (b *RelativeBias) Rows() int { return b.image() + 2*b.Text + 2 }
+
+// image returns R, the rows for image–image pairs and the two cross terms.
+func (b *RelativeBias) image() int { return (2*b.Window-1)*(2*b.Window-1) + 3 }
+
+// TextText returns the row for text query i and text key j, 0 being [CLS].
+func (b *RelativeBias) TextText(i, j int) int {
+	a := b.Rows()
+	switch {
+	case i == 0 && j == 0:
+		return a - 1
+	case i == 0:
+		return a - 3
+	case j == 0:
+		return a - 2
+	}
+	return b.image() + b.Text + j - i
+}
+
+// ImageImage returns the row for image query i and image key j, 0 being
+// [CLS] and 1 + y·W + x the patch at (x, y).
+func (b *RelativeBias) ImageImage(i, j int) int {
+	r, w := b.image(), b.Window
+	switch {
+	case i == 0 && j == 0:
+		return r - 1
+	case i == 0:
+		return r - 3
+	case j == 0:
+		return r - 2
+	}
+	i, j = i-1, j-1
+	return (i/w-j/w+w-1)*(2*w-1) + i%w - j%w + w - 1
+}
+
+// TextImage and ImageText return the rows for the cross terms.
+func (b *RelativeBias) TextImage() int { return b.image() }
+func (b *RelativeBias) ImageText() int { return b.image() + 1 }
+
+// Attention computes, for every sequence and head, softmax(Q·Kᵀ·Scale + bias)·V.
+// Rows of Out that belong to no sequence are not written.
+type Attention struct {
+	QKV       Tensor // [N, 3·D]: queries, keys, values, each heads × head dim
+	Heads     int
+	Scale     float32
+	Sequences []Sequence
+	Bias      RelativeBias
+	Out       Tensor // [N, D], =
+	LSE       Tensor // [N, heads], =: log Σ exp of the logits, for the backward pass
+}
+
+func (o *Attention) Name() string { return "Attention" }
+func (o *Attention) Check() error {
+	c := checker{op: "Attention"}
+	n, d := o.QKV.Rows, o.QKV.Cols/3
+	c.tensor("QKV", o.QKV, F32, -1, 3*d)
+	c.tensor("Out", o.Out, F32, n, d)
+	c.tensor("LSE", o.LSE, F32, n, o.Heads)
+	checkAttention(&c, n, d, o.Heads, o.Sequences, &o.Bias)
+	return c.err
+}
+
+func checkAttention(c *checker, n, d, heads int, seqs []Sequence, b *RelativeBias) {
+	if heads <= 0 || d%heads != 0 {
+		c.fail("%d columns do not divide into %d heads", d, heads)
+	}
+	if !b.Table.IsZero() {
+		c.tensor("Bias.Table", b.Table, F32, b.Rows(), -1)
+		if b.Column < 0 || b.Column+heads > b.Table.Cols {
+			c.fail("bias columns [%d, %d) of %d", b.Column, b.Column+heads, b.Table.Cols)
+		}
+	}
+	for i, s := range seqs {
+		if s.TextLen < 0 || s.ImageLen < 0 || s.TextOff < 0 || s.ImageOff < 0 ||
+			s.TextOff+s.TextLen > n || s.ImageOff+s.ImageLen > n {
+			c.fail("sequence %d is %+v, with %d rows in all", i, s, n)
+		}
+		if !b.Table.IsZero() && s.TextLen > b.Text {
+			c.fail("sequence %d has %d text tokens, the bias table reaches %d", i, s.TextLen, b.Text)
+		}
+		if !b.Table.IsZero() && s.ImageLen > 1+b.Window*b.Window {
+			c.fail("sequence %d has %d image tokens, the bias window is %d", i, s.ImageLen, b.Window)
+		}
+	}
+}
+
+// pairs counts query–key pairs.
+func pairs(seqs []Sequence) int64 {
+	var n int64
+	for _, s := range seqs {
+		l := int64(s.TextLen + s.ImageLen)
+		n += l * l
+	}
+	return n
+}
+
+func (o *Attention) FLOPs() int64 { return 4 * pairs(o.Sequences) * int64(o.QKV.Cols/3) }
+func (o *Attention) Bytes() int64 { return bytesOf(o) }
+func (o *Attention) Operands(l []Operand) []Operand {
+	return operands(l, Operand{"QKV", o.QKV, In}, Operand{"Bias", o.Bias.Table, In},
+		Operand{"Out", o.Out, InOut}, Operand{"LSE", o.LSE, InOut})
+}
+
+// AttentionGrad is the backward pass of Attention.
+type AttentionGrad struct {
+	QKV       Tensor // [N, 3·D]
+	Out, DOut Tensor // [N, D]
+	LSE       Tensor // [N, heads]
+	Heads     int
+	Scale     float32
+	Sequences []Sequence
+	Bias      RelativeBias
+	DQKV      Tensor // [N, 3·D], =; rows outside the sequences are not written
+	DTable    Tensor // as Bias.Table, +=, optional
+}
+
+func (o *AttentionGrad) Name() string { return "AttentionGrad" }
+func (o *AttentionGrad) Check() error {
+	c := checker{op: "AttentionGrad"}
+	n, d := o.QKV.Rows, o.QKV.Cols/3
+	c.tensor("QKV", o.QKV, F32, -1, 3*d)
+	c.tensor("Out", o.Out, F32, n, d)
+	c.tensor("DOut", o.DOut, F32, n, d)
+	c.tensor("LSE", o.LSE, F32, n, o.Heads)
+	c.tensor("DQKV", o.DQKV, F32, n, 3*d)
+	c.optional("DTable", o.DTable, F32, o.Bias.Table.Rows, o.Bias.Table.Cols)
+	checkAttention(&c, n, d, o.Heads, o.Sequences, &o.Bias)
+	return c.err
+}
+func (o *AttentionGrad) FLOPs() int64 { return 10 * pairs(o.Sequences) * int64(o.QKV.Cols/3) }
+func (o *AttentionGrad) Bytes() int64 { return bytesOf(o) }
+func (o *AttentionGrad) Operands(l []Operand) []Operand {
+	return operands(l, Operand{"QKV", o.QKV, In}, Operand{"Out", o.Out, In}, Operand{"DOut", o.DOut, In},
+		Operand{"LSE", o.LSE, In}, Operand{"Bias", o.Bias.Table, In},
+		Operand{"DQKV", o.DQKV, InOut}, Operand{"DTable", o.DTable, InOut})
+}

@@ -1,0 +1,316 @@
+package cpu
+
+import (
+	"math"
+
+	"vlmo-train/kernels"
+)
+
+type (
+	attention     kernels.Attention
+	attentionGrad kernels.AttentionGrad
+)
+
+// bias is the relative bias of one op, expanded once for all its sequences:
+// what a pair of tokens gets depends on nothing but their positions.
+type bias struct {
+	on          bool
+	text, image int       // tokens in the longest text and image
+	size        int       // elements of a head: text² + image² + 2·edge
+	edge        int       // max(text, image)
+	data        []float32 // a head: text–text, image–image, rows of text–image and image–text
+}
+
+// maxChunks is how many parts the sequences are cut into; each has its own
+// partial gradient of the bias. It does not depend on the number of threads.
+const maxChunks = 16
+
+// queryRows is about the number of query rows whose logits are held at a time.
+const queryRows = 96
+
+// measure sets the extents for a list of sequences, and the chunk size.
+func (s *shared) measure(seqs []kernels.Sequence, table kernels.Tensor) {
+	b := &s.bias
+	b.on = !table.IsZero()
+	b.text, b.image = 0, 0
+	for i := range seqs {
+		b.text = max(b.text, seqs[i].TextLen)
+		b.image = max(b.image, seqs[i].ImageLen)
+	}
+	b.edge = max(b.text, b.image)
+	b.size = b.text*b.text + b.image*b.image + 2*b.edge
+	s.chunk = blocks(len(seqs), maxChunks)
+}
+
+// expand fills b.data from the table.
+func (b *bias) expand(rel *kernels.RelativeBias, heads int) {
+	if !b.on {
+		return
+	}
+	data := grow(&b.data, heads*b.size)
+	table := view(rel.Table)
+	spread := func(at, row int) {
+		for h, v := range table.row(row)[rel.Column:][:heads] {
+			data[h*b.size+at] = v
+		}
+	}
+	for i := range b.text {
+		for j := range b.text {
+			spread(i*b.text+j, rel.TextText(i, j))
+		}
+	}
+	at := b.text * b.text
+	for i := range b.image {
+		for j := range b.image {
+			spread(at+i*b.image+j, rel.ImageImage(i, j))
+		}
+	}
+	at += b.image * b.image
+	for j := range b.edge {
+		spread(at+j, rel.TextImage())
+		spread(at+b.edge+j, rel.ImageText())
+	}
+}
+
+// collect is the reverse of expand: it adds grad, laid out as data, to the
+// table's gradient.
+func (b *bias) collect(rel *kernels.RelativeBias, heads int, grad []float32, dtable matrix) {
+	gather := func(at, row int) {
+		for h := range heads {
+			dtable.data[row*dtable.stride+rel.Column+h] += grad[h*b.size+at]
+		}
+	}
+	for i := range b.text {
+		for j := range b.text {
+			gather(i*b.text+j, rel.TextText(i, j))
+		}
+	}
+	at := b.text * b.text
+	for i := range b.image {
+		for j := range b.image {
+			gather(at+i*b.image+j, rel.ImageImage(i, j))
+		}
+	}
+	at += b.image * b.image
+	for j := range b.edge {
+		gather(at+j, rel.TextImage())
+		gather(at+b.edge+j, rel.ImageText())
+	}
+}
+
+// rows returns the two parts of the bias of query i among q, for the keys of
+// the text and of the image, in an array laid out as b.data.
+func (b *bias) rows(data []float32, h, i int, q *kernels.Sequence) (text, image []float32) {
+	head := data[h*b.size:][:b.size]
+	at := b.text*b.text + b.image*b.image
+	if i < q.TextLen {
+		return head[i*b.text:][:q.TextLen], head[at:][:q.ImageLen]
+	}
+	i -= q.TextLen
+	return head[at+b.edge:][:q.TextLen], head[b.text*b.text+i*b.image:][:q.ImageLen]
+}
+
+// logits turns row i of products into logits.
+func (w *worker) logits(s []float32, scale float32, h, i int, q *kernels.Sequence) {
+	b := &w.shared.bias
+	if !b.on {
+		w.scale(s, s, scale)
+		return
+	}
+	text, image := b.rows(b.data, h, i, q)
+	n := q.TextLen
+	w.scaleAdd(s[:n], s[:n], text, scale)
+	w.scaleAdd(s[n:], s[n:], image, scale)
+}
+
+// tokenRow returns the row of the i-th token of q.
+func tokenRow(q *kernels.Sequence, i int) int {
+	if i < q.TextLen {
+		return q.TextOff + i
+	}
+	return q.ImageOff + i - q.TextLen
+}
+
+// load copies the columns from col on of q's rows to dst, which has ld
+// columns; the columns after the first cols, and the rows after the last up
+// to a total of rows, become zero.
+func load(dst []float32, ld, rows int, m *matrix, col, cols int, q *kernels.Sequence) {
+	n := q.TextLen + q.ImageLen
+	for i := range n {
+		d := dst[i*ld:][:ld]
+		clear(d[copy(d, m.data[tokenRow(q, i)*m.stride+col:][:cols]):])
+	}
+	clear(dst[n*ld : rows*ld])
+}
+
+func up(n, to int) int { return blocks(n, to) * to }
+
+// carve returns the first n elements of *buf, rounded up to a cache line, and
+// advances it.
+func carve(buf *[]float32, n int) []float32 {
+	s := (*buf)[:n]
+	*buf = (*buf)[up(n, align/4):]
+	return s
+}
+
+func (d *device) attention(o *attention) {
+	if len(o.Sequences) == 0 {
+		return
+	}
+	d.shared.measure(o.Sequences, o.Bias.Table)
+	d.shared.bias.expand(&o.Bias, o.Heads)
+	d.each(o, blocks(len(o.Sequences), d.shared.chunk)*o.Heads, int((*kernels.Attention)(o).FLOPs()))
+}
+
+func (o *attention) do(w *worker, u int) {
+	h := u % o.Heads
+	lo := u / o.Heads * w.chunk
+	hi := min(lo+w.chunk, len(o.Sequences))
+	for i := lo; i < hi; i++ {
+		if q := &o.Sequences[i]; q.TextLen+q.ImageLen > 0 {
+			o.head(w, q, h)
+		}
+	}
+}
+
+func (o *attention) head(w *worker, q *kernels.Sequence, h int) {
+	qkv, out, lse := view(o.QKV), view(o.Out), view(o.LSE)
+	n, width := q.TextLen+q.ImageLen, out.cols
+	hd := width / o.Heads
+	ld := up(hd, w.nr)
+	keys, rows := up(n, w.nr), up(n, w.mr)
+	step := max(w.mr, queryRows/w.mr*w.mr)
+
+	buf := w.scratch(max(rows, keys)*ld + 2*keys*ld + rows*ld + min(rows, step)*(keys+ld) + 8*align)
+	src := carve(&buf, max(rows, keys)*ld)
+	kT := carve(&buf, keys*hd)
+	v := carve(&buf, n*ld)
+	query := carve(&buf, rows*ld)
+	s := carve(&buf, min(rows, step)*keys)
+	y := carve(&buf, min(rows, step)*ld)
+
+	load(src, ld, n, &qkv, width+h*hd, hd, q)
+	w.packBT(kT, src, 0, ld, hd, n)
+	load(src, ld, n, &qkv, 2*width+h*hd, hd, q)
+	w.packB(v, src, 0, ld, n, ld)
+	load(query, ld, rows, &qkv, h*hd, hd, q)
+
+	for i0 := 0; i0 < n; i0 += step {
+		m := min(step, n-i0)
+		w.product(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
+		for i := range m {
+			l := s[i*keys:][:n]
+			w.logits(l, o.Scale, h, i0+i, q)
+			top := w.max(l)
+			sum := w.expSum(l, l, top)
+			w.scale(l, l, 1/sum)
+			lse.data[tokenRow(q, i0+i)*lse.stride+h] = top + float32(math.Log(float64(sum)))
+		}
+		w.product(m, ld, n, s, keys, 1, v, y, ld, false)
+		for i := range m {
+			copy(out.row(tokenRow(q, i0+i))[h*hd:][:hd], y[i*ld:])
+		}
+	}
+}
+
+func (d *device) attentionGrad(o *attentionGrad) {
+	if len(o.Sequences) == 0 {
+		return
+	}
+	d.shared.measure(o.Sequences, o.Bias.Table)
+	b := &d.shared.bias
+	b.expand(&o.Bias, o.Heads)
+	chunks := blocks(len(o.Sequences), d.shared.chunk)
+	var part []float32
+	if !o.DTable.IsZero() {
+		part = d.zeros(chunks * o.Heads * b.size)
+	}
+	d.each(o, chunks*o.Heads, int((*kernels.AttentionGrad)(o).FLOPs()))
+	if part != nil && b.size > 0 {
+		n := o.Heads * b.size
+		d.combine(part[:n], part[n:], n)
+		b.collect(&o.Bias, o.Heads, part[:n], view(o.DTable))
+	}
+}
+
+func (o *attentionGrad) do(w *worker, u int) {
+	h, chunk := u%o.Heads, u/o.Heads
+	lo := chunk * w.chunk
+	hi := min(lo+w.chunk, len(o.Sequences))
+	var dbias []float32
+	if !o.DTable.IsZero() {
+		n := o.Heads * w.shared.bias.size
+		dbias = w.part[chunk*n:][:n]
+	}
+	for i := lo; i < hi; i++ {
+		if q := &o.Sequences[i]; q.TextLen+q.ImageLen > 0 {
+			o.head(w, q, h, dbias)
+		}
+	}
+}
+
+func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []float32) {
+	qkv, out, dout, lse := view(o.QKV), view(o.Out), view(o.DOut), view(o.LSE)
+	dqkv := view(o.DQKV)
+	n, width := q.TextLen+q.ImageLen, out.cols
+	hd := width / o.Heads
+	ld := up(hd, w.nr)
+	// Logits have room for whole tiles with keys as columns and as rows.
+	keys := max(up(n, w.nr), up(n, w.mr))
+	rows := up(n, w.mr)
+	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
+
+	buf := w.scratch((5*rows+up(n, w.nr)*2+n+2*step)*ld + 2*step*keys + 16*align)
+	query := carve(&buf, rows*ld)
+	dy := carve(&buf, rows*ld)
+	src := carve(&buf, rows*ld)
+	kT := carve(&buf, up(n, w.nr)*hd)
+	vT := carve(&buf, up(n, w.nr)*hd)
+	k := carve(&buf, n*ld)
+	panel := carve(&buf, step*ld)
+	dq := carve(&buf, step*ld)
+	dk := carve(&buf, rows*ld)
+	dv := carve(&buf, rows*ld)
+	s := carve(&buf, step*keys)
+	ds := carve(&buf, step*keys)
+
+	load(src, ld, n, &qkv, 2*width+h*hd, hd, q)
+	w.packBT(vT, src, 0, ld, hd, n)
+	load(src, ld, n, &qkv, width+h*hd, hd, q)
+	w.packBT(kT, src, 0, ld, hd, n)
+	w.packB(k, src, 0, ld, n, ld)
+	load(query, ld, rows, &qkv, h*hd, hd, q)
+	load(dy, ld, rows, &dout, h*hd, hd, q)
+
+	for i0 := 0; i0 < n; i0 += step {
+		m := min(step, n-i0)
+		w.product(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
+		w.product(m, n, hd, dy[i0*ld:], ld, 1, vT, ds, keys, false)
+		for i := range m {
+			r := tokenRow(q, i0+i)
+			p, dp := s[i*keys:][:n], ds[i*keys:][:n]
+			w.logits(p, o.Scale, h, i0+i, q)
+			w.expSum(p, p, lse.data[r*lse.stride+h])
+			delta := w.dot(out.row(r)[h*hd:][:hd], dy[(i0+i)*ld:][:hd])
+			w.softmaxGrad(dp, p, dp, delta)
+			if dbias != nil {
+				text, image := w.shared.bias.rows(dbias, h, i0+i, q)
+				w.add(text, dp[:q.TextLen])
+				w.add(image, dp[q.TextLen:])
+			}
+		}
+		w.product(m, ld, n, ds, keys, 1, k, dq, ld, false)
+		for i := range m {
+			w.scale(dqkv.row(tokenRow(q, i0+i))[h*hd:][:hd], dq[i*ld:][:hd], o.Scale)
+		}
+		w.packB(panel, query, i0*ld, ld, m, ld)
+		w.product(n, ld, m, ds, 1, keys, panel, dk, ld, i0 > 0)
+		w.packB(panel, dy, i0*ld, ld, m, ld)
+		w.product(n, ld, m, s, 1, keys, panel, dv, ld, i0 > 0)
+	}
+	for i := range n {
+		row := dqkv.row(tokenRow(q, i))
+		w.scale(row[width+h*hd:][:hd], dk[i*ld:][:hd], o.Scale)
+		copy(row[2*width+h*hd:][:hd], dv[i*ld:])
+	}
+}

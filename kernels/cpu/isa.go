@@ -1,0 +1,50 @@
+package cpu
+
+// isa is one implementation of the inner loops. All slices of a call have the
+// length of the first; outputs may be inputs.
+type isa struct {
+	name string
+
+	// mr × nr is the tile of gemm.
+	mr, nr int
+	// gemm sets the tile c, of mr rows at a distance of ldc elements, to the
+	// product of a, mr × k with element (i, l) at i·ars + l·acs, and the panel
+	// b, k × nr without gaps; or adds it.
+	gemm func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
+	// pack copies k rows of nr elements at a distance of stride to the panel dst.
+	pack func(dst, src *float32, stride, k int)
+	// packT copies the transpose of nr rows of k elements at a distance of
+	// stride to the panel dst.
+	packT func(dst, src *float32, stride, k int)
+
+	add      func(y, x []float32)                  // y += x
+	axpy     func(y, x []float32, a float32)       // y += a·x
+	scale    func(y, x []float32, a float32)       // y = a·x
+	scaleAdd func(y, x, b []float32, a float32)    // y = a·x + b
+	mul      func(y, x, g []float32, a float32)    // y = a·g·x
+	mulAdd   func(z, x, y, g []float32, a float32) // z = x + a·g·y
+	mulAcc   func(s, x, y []float32, a float32)    // s += a·x·y
+
+	gelu     func(y, x []float32)
+	geluGrad func(dx, dy, x []float32)
+	tanh     func(y, x []float32)
+	tanhGrad func(dx, dy, y []float32)
+
+	max func(x []float32) float32 // of at least one element
+	dot func(x, y []float32) float32
+	// expSum sets y = exp(x − m) and returns its sum.
+	expSum func(y, x []float32, m float32) float32
+	// softmaxGrad sets ds = p·(dp − delta).
+	softmaxGrad func(ds, p, dp []float32, delta float32)
+
+	layerNorm func(y, x, scale, shift []float32, eps float32) (mean, rstd float32)
+	// layerNormGrad sets dx and adds to dscale and dshift.
+	layerNormGrad func(dx, dy, x, scale, dscale, dshift []float32, mean, rstd float32)
+
+	adamW func(p, m, v, g []float32, c *adamConst)
+}
+
+// adamConst is the numbers of an AdamW step. The assembly knows its layout.
+type adamConst struct {
+	gradScale, beta1, rest1, beta2, rest2, rate, eps, decay float32
+}

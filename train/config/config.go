@@ -1,0 +1,277 @@
+// Package config describes a training run: the model, the data and the stages
+// with their recipes, as plain structs that YAML files, named presets and
+// command-line overrides fill in.
+//
+// A file is a mapping with the keys of [Run]. Its key `extends` names one or
+// more presets or files that are applied first, in order. Mappings merge key
+// by key. A list of stages replaces the inherited list, but a stage whose name
+// is among the inherited ones starts from that one's values.
+package config
+
+import (
+	"fmt"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Run is the whole configuration of a training run.
+type Run struct {
+	// Name labels the run in logs and reports.
+	Name string `yaml:"name"`
+	// Seed keys every random draw of the run.
+	Seed uint64 `yaml:"seed"`
+	// Out is the folder that receives checkpoints, logs and the report.
+	Out string `yaml:"out"`
+	// Init is the checkpoint to start from; empty starts from random weights.
+	Init string `yaml:"init"`
+	// Device is where the kernels run.
+	Device Device `yaml:"device"`
+	// Threads is the number of worker threads; 0 takes one a processor.
+	// Results do not depend on it.
+	Threads int `yaml:"threads"`
+
+	Model  Model   `yaml:"model"`
+	Visual Visual  `yaml:"visual"`
+	Data   Data    `yaml:"data"`
+	Stages []Stage `yaml:"stages"`
+}
+
+// Device names a kernel backend.
+type Device string
+
+// The backends.
+const (
+	CPU Device = "cpu" // optimised kernels
+	Ref Device = "ref" // plain loops, for checking
+)
+
+func (Device) legal() []string { return []string{string(CPU), string(Ref)} }
+
+// Position says how the model knows where a token is.
+type Position string
+
+// The two forms of position.
+const (
+	Relative Position = "relative" // one bias table shared by the blocks (VLMo Base and Large)
+	Absolute Position = "absolute" // learned position embeddings (VLMo Base+)
+)
+
+func (Position) legal() []string { return []string{string(Relative), string(Absolute)} }
+
+// Model is the shape of the VLMo backbone.
+type Model struct {
+	// ImageSize is the edge of the square input picture in pixels, and Patch
+	// that of a patch, of which ImageSize is a multiple.
+	ImageSize int `yaml:"image_size"`
+	Patch     int `yaml:"patch"`
+	// Dim is the width, a multiple of Heads.
+	Dim   int `yaml:"dim"`
+	Depth int `yaml:"depth"`
+	Heads int `yaml:"heads"`
+	// FFNRatio is an expert's hidden width over Dim.
+	FFNRatio int `yaml:"ffn_ratio"`
+	// VLStart is the first block, from 0, with a vision-language expert.
+	VLStart int `yaml:"vl_start"`
+	// Vocab is the number of words; 0 takes the vocabulary file's.
+	Vocab int `yaml:"vocab"`
+	// VocabFile is the WordPiece vocabulary, one piece a line.
+	VocabFile string `yaml:"vocab_file"`
+	// MaxText is the longest text in tokens, [CLS] and [SEP] included.
+	MaxText int `yaml:"max_text"`
+	// MaxTextInit is the text length that sizes the relative bias table, the
+	// official max_text_len_of_initckpt; MaxText must not exceed it.
+	MaxTextInit int      `yaml:"max_text_init"`
+	Position    Position `yaml:"position"`
+	// LayerScale is the initial γ of the residual branches; 0 leaves γ out.
+	LayerScale float64 `yaml:"layer_scale"`
+}
+
+// VisualKind names a visual tokenizer.
+type VisualKind string
+
+// The visual tokenizers.
+const (
+	NoVisual VisualKind = "none"
+	VQKD     VisualKind = "vqkd"  // ViT encoder with a vector-quantised code, trained by a tokenizer stage
+	DALLE    VisualKind = "dalle" // DALL-E's convolutional encoder, loaded from its weights
+)
+
+func (VisualKind) legal() []string { return []string{string(NoVisual), string(VQKD), string(DALLE)} }
+
+// Visual is the tokenizer that turns patches into the codes that masked image
+// modelling predicts.
+type Visual struct {
+	Kind VisualKind `yaml:"kind"`
+	// Weights is a file to load the tokenizer from; empty where a tokenizer
+	// stage trains it.
+	Weights string `yaml:"weights"`
+	// Codes is the size of the codebook.
+	Codes int `yaml:"codes"`
+	// The remaining fields are for VQKD. CodeDim is the width of a code.
+	CodeDim int `yaml:"code_dim"`
+	// Dim, Depth and Heads shape the encoder, DecoderDepth the decoder.
+	Dim          int `yaml:"dim"`
+	Depth        int `yaml:"depth"`
+	Heads        int `yaml:"heads"`
+	DecoderDepth int `yaml:"decoder_depth"`
+	// Decay is that of the codebook's moving averages.
+	Decay float64 `yaml:"decay"`
+}
+
+// Data lists the input files. Paths are used as they stand.
+type Data struct {
+	// Pairs are lists of pictures with captions, one JSON object a line, for
+	// the stages tokenizer, vision, vl and retrieval.
+	Pairs []string `yaml:"pairs"`
+	// Test are such lists for evaluation.
+	Test []string `yaml:"test"`
+	// Text are files with a text a line, for stage text.
+	Text []string `yaml:"text"`
+	// Workers is the number of loader goroutines; 0 takes one a processor.
+	// Results do not depend on it.
+	Workers int `yaml:"workers"`
+}
+
+// Kind says what a stage trains.
+type Kind string
+
+// The kinds of stage.
+const (
+	Tokenizer Kind = "tokenizer" // the visual tokenizer
+	Vision    Kind = "vision"    // stage 1: masked image modelling
+	Text      Kind = "text"      // stage 2: masked language modelling
+	VL        Kind = "vl"        // stage 3: MLM, ITC and ITM on pairs
+	Retrieval Kind = "retrieval" // fine-tuning for image-text retrieval
+)
+
+func (Kind) legal() []string {
+	return []string{string(Tokenizer), string(Vision), string(Text), string(VL), string(Retrieval)}
+}
+
+// Schedule is the learning rate's course after the warm-up.
+type Schedule string
+
+// The schedules; both end at MinLR.
+const (
+	Linear Schedule = "linear"
+	Cosine Schedule = "cosine"
+)
+
+func (Schedule) legal() []string { return []string{string(Linear), string(Cosine)} }
+
+// Stage is one leg of a run with its recipe.
+type Stage struct {
+	// Name is unique in the run; overrides address the stage by it.
+	Name string `yaml:"name"`
+	Kind Kind   `yaml:"kind"`
+	// Steps is the number of optimiser steps, Batch the global batch.
+	Steps int `yaml:"steps"`
+	Batch int `yaml:"batch"`
+
+	// LR is the peak learning rate, reached linearly after Warmup steps.
+	LR       float64  `yaml:"lr"`
+	Warmup   int      `yaml:"warmup"`
+	Schedule Schedule `yaml:"schedule"`
+	MinLR    float64  `yaml:"min_lr"`
+	// Decay is AdamW's decoupled weight decay.
+	Decay float64    `yaml:"decay"`
+	Betas [2]float64 `yaml:"betas,flow"`
+	Eps   float64    `yaml:"eps"`
+	// Clip is the largest norm of the gradient; 0 does not clip.
+	Clip float64 `yaml:"clip"`
+	// DropPath is the last block's rate; the first block's is 0.
+	DropPath float64 `yaml:"drop_path"`
+
+	// LossWeights weighs the losses of a vl or retrieval stage. The other
+	// kinds have a single loss and leave it zero.
+	LossWeights LossWeights `yaml:"loss_weights"`
+	// MLMEvery and ITMEvery compute these losses on every n-th step only.
+	MLMEvery int `yaml:"mlm_every"`
+	ITMEvery int `yaml:"itm_every"`
+	// Compat follows the original code where this project departs from it,
+	// and OriginalWorld is the number of ranks the recipe was found on: the
+	// original's ITC gradient is 1/OriginalWorld of the true one.
+	Compat        bool `yaml:"compat"`
+	OriginalWorld int  `yaml:"original_world"`
+
+	Augment Augment `yaml:"augment"`
+	// MaxKeywords is the most keywords drawn to extend a caption.
+	MaxKeywords int `yaml:"max_keywords"`
+
+	// CheckpointEvery, EvalEvery and LogEvery are in steps; 0 is never.
+	CheckpointEvery int `yaml:"checkpoint_every"`
+	EvalEvery       int `yaml:"eval_every"`
+	LogEvery        int `yaml:"log_every"`
+}
+
+// LossWeights are the factors of the losses in the total.
+type LossWeights struct {
+	MLM float64 `yaml:"mlm"` // masked language modelling
+	ITC float64 `yaml:"itc"` // image-text contrast
+	ITM float64 `yaml:"itm"` // image-text matching
+}
+
+// Augment says how training pictures are varied. The zero value only resizes.
+type Augment struct {
+	// CropArea is the range of the crop's share of the area, CropRatio that of
+	// its width over its height. Zero takes the whole picture.
+	CropArea  [2]float64 `yaml:"crop_area,flow"`
+	CropRatio [2]float64 `yaml:"crop_ratio,flow"`
+	// Flip is the probability of a horizontal flip.
+	Flip float64 `yaml:"flip"`
+	// Rotate and Shear are drawn from ± that many degrees, Translate from ±
+	// that share of the edges, Scale from that range; zero is off.
+	Rotate    float64    `yaml:"rotate"`
+	Translate float64    `yaml:"translate"`
+	Scale     [2]float64 `yaml:"scale,flow"`
+	Shear     float64    `yaml:"shear"`
+	// Brightness, Contrast and Saturation v draw a factor from [1-v, 1+v].
+	Brightness float64 `yaml:"brightness"`
+	Contrast   float64 `yaml:"contrast"`
+	Saturation float64 `yaml:"saturation"`
+}
+
+// defaultRun is what a file starts from.
+func defaultRun() *Run {
+	return &Run{
+		Seed:   1,
+		Device: CPU,
+		Model:  Model{FFNRatio: 4, Position: Relative},
+		Visual: Visual{Kind: NoVisual, Codes: 8192, CodeDim: 32, Decay: 0.99},
+	}
+}
+
+// defaultStage is what a stage starts from (SPEC §7 and §8: the weights of the
+// losses and AdamW's constants).
+func defaultStage(k Kind) Stage {
+	s := Stage{
+		Kind: k, Schedule: Linear, Decay: 0.01, Betas: [2]float64{0.9, 0.98}, Eps: 1e-8,
+		MLMEvery: 1, ITMEvery: 1, OriginalWorld: 1, LogEvery: 10,
+	}
+	switch k {
+	case VL:
+		s.LossWeights = LossWeights{MLM: 0.25, ITC: 1, ITM: 1}
+	case Retrieval:
+		s.LossWeights = LossWeights{ITC: 1}
+	}
+	return s
+}
+
+// Stage returns the stage of that name, or nil.
+func (r *Run) Stage(name string) *Stage {
+	for i := range r.Stages {
+		if r.Stages[i].Name == name {
+			return &r.Stages[i]
+		}
+	}
+	return nil
+}
+
+// Marshal returns the resolved configuration as YAML. Parsing it gives r back.
+func (r *Run) Marshal() ([]byte, error) {
+	text, err := yaml.MarshalWithOptions(r, yaml.IndentSequence(true))
+	if err != nil {
+		return nil, fmt.Errorf("configuration %q: %w", r.Name, err)
+	}
+	return text, nil
+}
