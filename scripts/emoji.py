@@ -3,9 +3,9 @@
 
 Needs npm, apt-get and dpkg-deb (Debian or Ubuntu) and one Python package:
 
-    python3 -m venv /tmp/emoji-venv
-    /tmp/emoji-venv/bin/pip install pillow==13.0.0
-    /tmp/emoji-venv/bin/python scripts/emoji.py
+    python3 -m venv venv
+    venv/bin/pip install pillow==13.0.0
+    venv/bin/python scripts/emoji.py
 
 Packages are fetched by name into --cache (kept between runs) and checked by
 SHA-256. The pixels do not depend on the Pillow version's WebP encoder, only the
@@ -22,6 +22,7 @@ import pathlib
 import re
 import subprocess
 import tarfile
+import tempfile
 import unicodedata
 
 from PIL import Image
@@ -326,7 +327,7 @@ def write_lines(path, lines):
 def main():
     root = pathlib.Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("/tmp/emoji-cache"))
+    parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "emoji")
     parser.add_argument("--out", type=pathlib.Path, default=root / "testdata/emoji")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)

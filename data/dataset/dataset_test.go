@@ -294,6 +294,26 @@ func TestSheetsAreEvicted(t *testing.T) {
 			t.Errorf("after %s: %q of %d bytes held, want %q", step.get, held, s.bytes, step.held)
 		}
 	}
+
+	// One that is larger than the limit is kept until the next comes.
+	s = sheets{limit: 200}
+	for _, name := range []string{"a.png", "b.png"} {
+		if _, err := s.get(filepath.Join(dir, name)); err != nil || len(s.held) != 1 || s.held[filepath.Join(dir, name)] == nil {
+			t.Errorf("after %s: %v held, %v", name, s.held, err)
+		}
+	}
+
+	// A failure is not kept.
+	late := filepath.Join(dir, "late.png")
+	if _, err := s.get(late); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a sheet that does not exist: %v", err)
+	}
+	if err := os.Rename(filepath.Join(dir, "c.png"), late); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.get(late); err != nil {
+		t.Errorf("a sheet that exists by now: %v", err)
+	}
 }
 
 func TestFolder(t *testing.T) {

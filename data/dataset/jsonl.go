@@ -174,6 +174,12 @@ func (d *JSONL) Len() int { return len(d.records) }
 // Group returns the group of example i.
 func (d *JSONL) Group(i int) string { return d.records[i].group }
 
+// Words returns example i without its picture.
+func (d *JSONL) Words(i int) Example {
+	r := &d.records[i]
+	return Example{ID: r.id, Group: r.group, Captions: r.captions, Keywords: r.keywords}
+}
+
 // Example reads example i. A picture of which examples are parts is decoded once
 // and kept, other pictures are decoded at each call. The strings are shared with
 // the set, the picture is the caller's own.

@@ -61,7 +61,7 @@ func TestLoaderEqualsSampler(t *testing.T) {
 		if !ok {
 			break
 		}
-		m, _ := slowly(nil, b, made{})
+		m, _ := slowly(t.Context(), b, made{})
 		want = append(want, m)
 		positions = append(positions, s.Position())
 	}
@@ -184,9 +184,13 @@ func TestClose(t *testing.T) {
 	}
 
 	// Close wakes a Next that waits and a MakeFunc that minds its context.
+	var running atomic.Int32
 	l, err := New(t.Context(), mustSampler(t, SamplerConfig{Len: 50, Batch: 2}), Config{Workers: 2},
 		func(ctx context.Context, _ *Batch, _ int) (int, error) {
+			running.Add(1)
+			defer running.Add(-1)
 			<-ctx.Done()
+			time.Sleep(5 * time.Millisecond)
 			return 0, ctx.Err()
 		})
 	if err != nil {
@@ -200,6 +204,9 @@ func TestClose(t *testing.T) {
 	})
 	time.Sleep(2 * time.Millisecond)
 	l.Close()
+	if n := running.Load(); n != 0 {
+		t.Errorf("%d MakeFuncs run after Close", n)
+	}
 	wg.Wait()
 }
 

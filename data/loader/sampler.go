@@ -252,8 +252,9 @@ func (s *Sampler) arrange(epoch int) []int {
 }
 
 // deal rearranges order so that no batch has two examples of a group: it deals
-// the groups, the largest first, each to the batches that have most places left.
-// That finds an arrangement whenever there is one (Gale-Ryser).
+// one group after another, each to the batches that have most places left. That
+// finds an arrangement whenever there is one (Gale-Ryser). Among equal batches
+// chance decides, anew each time.
 func (s *Sampler) deal(order []int, r *rng.Source) []int {
 	// The examples of each group that are served, groups by first occurrence.
 	members := make([][]int, len(s.groups))
@@ -266,7 +267,6 @@ func (s *Sampler) deal(order []int, r *rng.Source) []int {
 		}
 		members[g] = append(members[g], i)
 	}
-	slices.SortStableFunc(groups, func(a, b int32) int { return len(members[b]) - len(members[a]) })
 
 	out := make([]int, 0, s.cfg.Len)
 	open := make(hands, 0, s.BatchesPerEpoch())

@@ -269,6 +269,25 @@ func TestDistinctIsRandom(t *testing.T) {
 	}
 }
 
+// The pairs of a batch must not be together again in the next.
+func TestDistinctScattersGroups(t *testing.T) {
+	s := mustSampler(t, SamplerConfig{Len: 80, Batch: 10, Distinct: func(i int) string { return fmt.Sprint(i / 2) }})
+	var at [80]int
+	for n, b := range epoch(t, s) {
+		for _, i := range b {
+			at[i] = n
+		}
+	}
+	pairs := make(map[[2]int]bool)
+	for i := 0; i < 80; i += 2 {
+		pairs[[2]int{min(at[i], at[i+1]), max(at[i], at[i+1])}] = true
+	}
+	// 40 draws of 28 pairs of batches give 21 or so.
+	if len(pairs) < 14 {
+		t.Errorf("40 groups share %d pairs of batches", len(pairs))
+	}
+}
+
 func TestNewSamplerErrors(t *testing.T) {
 	same := func(int) string { return "all" }
 	for _, test := range []struct {

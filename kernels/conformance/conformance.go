@@ -36,9 +36,11 @@ func Run(t *testing.T, open func() (kernels.Device, error)) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			failed := 0
+			failed, worst := 0, 0.0
 			for draw := range s.draws {
-				if err := check(dev, s, draw); err != nil {
+				used, err := check(dev, s, draw)
+				worst = max(worst, used)
+				if err != nil {
 					t.Errorf("seed %d: %v", draw, err)
 					if failed++; failed == 5 {
 						t.Fatal("too many failures")
@@ -48,7 +50,7 @@ func Run(t *testing.T, open func() (kernels.Device, error)) {
 					}
 				}
 			}
-			t.Logf("%s: seeds 0 to %d", s.op, s.draws-1)
+			t.Logf("seeds 0 to %d: the largest error is %.2g of its limit", s.draws-1, worst)
 		})
 	}
 }
@@ -157,31 +159,32 @@ func describe(op kernels.Op) string {
 }
 
 // check runs the op that draw names on ref once and on dev twice, and says
-// what is wrong with dev's results.
-func check(dev kernels.Device, s spec, draw int) error {
+// what is wrong with dev's results and how much of the limit the largest error
+// takes.
+func check(dev kernels.Device, s spec, draw int) (used float64, err error) {
 	want, err := play(ref.New(), s, draw)
 	if err != nil {
-		return fmt.Errorf("reference: %w", err)
+		return 0, fmt.Errorf("reference: %w", err)
 	}
 	got, err := play(dev, s, draw)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	again, err := play(dev, s, draw)
 	if err != nil {
-		return fmt.Errorf("second run: %w", err)
+		return 0, fmt.Errorf("second run: %w", err)
 	}
-	if err := compare(got, want, s.limit); err != nil {
-		return fmt.Errorf("%s: %w", got.what, err)
+	if used, err = compare(got, want, s.limit); err != nil {
+		return used, fmt.Errorf("%s: %w", got.what, err)
 	}
 	for i, b := range got.blocks {
 		for e, v := range again.blocks[i].after {
 			if v != b.after[e] {
-				return fmt.Errorf("%s: %s: run again, word %d is %#x, was %#x", got.what, got.owner(b), e, uint32(v), uint32(b.after[e]))
+				return used, fmt.Errorf("%s: %s: run again, word %d is %#x, was %#x", got.what, got.owner(b), e, uint32(v), uint32(b.after[e]))
 			}
 		}
 	}
-	return nil
+	return used, nil
 }
 
 // find returns the block of t's memory, and its number.
@@ -214,7 +217,7 @@ func elements(t kernels.Tensor, f func(r, c, word int)) {
 	}
 }
 
-func compare(got, want *outcome, limit Limit) error {
+func compare(got, want *outcome, limit Limit) (used float64, err error) {
 	written := make([][]bool, len(got.blocks))
 	for i, b := range got.blocks {
 		written[i] = make([]bool, len(b.before))
@@ -227,24 +230,26 @@ func compare(got, want *outcome, limit Limit) error {
 		elements(x.Tensor, func(r, c, word int) { written[i][word] = true })
 		w := want.operands[n]
 		_, wb := want.find(w.Tensor)
-		if err := compareOperand(x, b, wb, limit); err != nil {
-			return err
+		u, err := compareOperand(x, b, wb, limit)
+		used = max(used, u)
+		if err != nil {
+			return used, err
 		}
 	}
 	for i, b := range got.blocks {
 		for e, v := range b.after {
 			if !written[i][e] && v != b.before[e] {
-				return fmt.Errorf("%s: word %d outside the result changed from %#x to %#x", got.owner(b), e, uint32(b.before[e]), uint32(v))
+				return used, fmt.Errorf("%s: word %d outside the result changed from %#x to %#x", got.owner(b), e, uint32(b.before[e]), uint32(v))
 			}
 		}
 	}
-	return nil
+	return used, nil
 }
 
 func float(word int32) float64 { return float64(math.Float32frombits(uint32(word))) }
 
 // compareOperand holds operand x, in block got, against the same one in want.
-func compareOperand(x kernels.Operand, got, want *block, limit Limit) (err error) {
+func compareOperand(x kernels.Operand, got, want *block, limit Limit) (used float64, err error) {
 	fail := func(format string, args ...any) {
 		if err == nil {
 			err = fmt.Errorf("%s: %s", x.Name, fmt.Sprintf(format, args...))
@@ -282,21 +287,26 @@ func compareOperand(x kernels.Operand, got, want *block, limit Limit) (err error
 			eMax, worst = e, fmt.Sprintf("element (%d, %d) = %v, want %v", r, c, float(g), float(w))
 		}
 	})
-	if err != nil || x.Type == kernels.I32 || (limit == Limit{}) {
-		return err
+	if err != nil || x.Type == kernels.I32 || (limit == Limit{}) || x.Len() == 0 {
+		return 0, err
 	}
 	n := float64(x.Len())
 	floor := limit.Floor
 	if n == 1 {
 		floor = max(floor, 1)
 	}
-	if bound := limit.Norm * max(math.Sqrt(w2), floor*math.Sqrt(n)); math.Sqrt(e2) > bound {
-		fail("norm of the error %.3g, limit %.3g; worst: %s", math.Sqrt(e2), bound, worst)
+	norm, bound := math.Sqrt(e2), limit.Norm*max(math.Sqrt(w2), floor*math.Sqrt(n))
+	if norm > bound {
+		fail("norm of the error %.3g, limit %.3g; worst: %s", norm, bound, worst)
 	}
-	if bound := limit.Max * max(wMax, floor); eMax > bound {
-		fail("error %.3g, limit %.3g; %s", eMax, bound, worst)
+	boundMax := limit.Max * max(wMax, floor)
+	if eMax > boundMax {
+		fail("error %.3g, limit %.3g; %s", eMax, boundMax, worst)
 	}
-	return err
+	if norm > 0 { // the bounds may be 0
+		used = max(norm/bound, eMax/boundMax)
+	}
+	return used, err
 }
 
 // gen draws the operands of one op into memory of dev. Its draws depend on the

@@ -85,7 +85,7 @@ func TestFindsDefects(t *testing.T) {
 			spoiled := 0
 			for draw := 1; draw < 10; draw++ {
 				dev := &faulty{Device: ref.New(), defect: defect}
-				err := check(dev, s, draw)
+				_, err := check(dev, s, draw)
 				if dev.spoiled {
 					spoiled++
 					if err == nil {
@@ -130,7 +130,7 @@ func TestLimits(t *testing.T) {
 			return b
 		}
 		x := kernels.Operand{Name: "x", Tensor: kernels.Tensor{Rows: 1, Cols: len(c.got), Stride: len(c.got)}, Role: kernels.Out}
-		if err := compareOperand(x, words(c.got), words(c.want), c.limit); (err == nil) != c.accepted {
+		if _, err := compareOperand(x, words(c.got), words(c.want), c.limit); (err == nil) != c.accepted {
 			t.Errorf("%+v: %v for %v: error %v", c.limit, c.got, c.want, err)
 		}
 	}

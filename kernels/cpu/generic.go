@@ -7,7 +7,7 @@ import (
 
 var generic = isa{
 	name: "generic", mr: 4, nr: 4,
-	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric,
+	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packA: packGeneric,
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
 	gelu: geluGeneric, geluGrad: geluGradGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
@@ -228,12 +228,13 @@ func layerNormGradGeneric(dx, dy, x, scale, dscale, dshift []float32, mean, rstd
 
 func adamWGeneric(p, m, v, g []float32, c *adamConst) {
 	m, v, g = m[:len(p)], v[:len(p)], g[:len(p)]
+	gradScale, beta1, rest1, beta2, rest2, rate, eps, decay := c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
 	for i := range p {
-		g := c.gradScale * g[i]
-		a := c.beta1*m[i] + c.rest1*g
-		b := c.beta2*v[i] + c.rest2*g*g
+		g := gradScale * g[i]
+		a := beta1*m[i] + rest1*g
+		b := beta2*v[i] + rest2*g*g
 		m[i], v[i] = a, b
-		q := p[i] - c.rate*a/(float32(math.Sqrt(float64(b)))+c.eps)
-		p[i] = q - c.decay*q
+		q := p[i] - rate*a/(float32(math.Sqrt(float64(b)))+eps)
+		p[i] = q - decay*q
 	}
 }

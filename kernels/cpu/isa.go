@@ -16,6 +16,8 @@ type isa struct {
 	// packT copies the transpose of nr rows of k elements at a distance of
 	// stride to the panel dst.
 	packT func(dst, src *float32, stride, k int)
+	// packA is pack for rows of mr elements.
+	packA func(dst, src *float32, stride, k int)
 
 	add      func(y, x []float32)                  // y += x
 	axpy     func(y, x []float32, a float32)       // y += a·x
@@ -44,7 +46,7 @@ type isa struct {
 	adamW func(p, m, v, g []float32, c *adamConst)
 }
 
-// adamConst is the numbers of an AdamW step. The assembly knows its layout.
-type adamConst struct {
-	gradScale, beta1, rest1, beta2, rest2, rate, eps, decay float32
-}
+// adamConst is the numbers of an AdamW step: the scale of the gradient, β₁,
+// 1−β₁, β₂, 1−β₂, the learning rate with its bias correction, ε, and the
+// learning rate times the decay.
+type adamConst = [8]float32

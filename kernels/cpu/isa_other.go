@@ -1,3 +1,5 @@
+//go:build !amd64
+
 package cpu
 
 // available returns the instruction sets of this processor, the best first.

@@ -78,9 +78,9 @@ func (o *matMul) do(w *worker, u int) {
 				full := mc / mr * mr // rows of A that are used where they lie
 				if o.TransA {
 					full = 0
-					w.packA(aBuf, a, l*o.A.Stride+i, 1, o.A.Stride, kc, mc)
+					w.packRows(aBuf, a, l*o.A.Stride+i, 1, o.A.Stride, kc, mc)
 				} else if full < mc {
-					w.packA(aBuf, a, (i+full)*o.A.Stride+l, o.A.Stride, 1, kc, mc-full)
+					w.packRows(aBuf, a, (i+full)*o.A.Stride+l, o.A.Stride, 1, kc, mc-full)
 				}
 				for jj := 0; jj < nc; jj += nr {
 					var bp *float32
@@ -195,29 +195,22 @@ func (s *isa) packBT(dst, src []float32, off, stride, k, n int) {
 	}
 }
 
-// packA makes panels of mr rows, element (i, l) at l·mr + i, from the m × k
-// matrix with element (i, l) at src[off + i·rs + l·cs], the last one filled
-// up with zeros.
-func (s *isa) packA(dst, src []float32, off, rs, cs, k, m int) {
+// packRows makes panels of mr rows, element (i, l) at l·mr + i, the last one
+// filled up with zeros, from the m × k matrix with element (i, l) at
+// src[off + i·rs + l·cs]. Either rs is 1, or m is less than mr.
+func (s *isa) packRows(dst, src []float32, off, rs, cs, k, m int) {
+	if k == 0 {
+		return
+	}
 	mr := s.mr
 	for i := 0; i < m; i += mr {
 		panel := dst[i*k:][:k*mr]
-		h := min(mr, m-i)
-		if rs == 1 {
-			for l := range k {
-				p := panel[l*mr:][:mr]
-				q := src[off+i+l*cs:][:h]
-				for x, v := range q {
-					p[x] = v
-				}
-				clear(p[h:])
-			}
+		if i+mr <= m {
+			s.packA(&panel[0], &src[off+i], cs, k)
 			continue
 		}
-		if h < mr {
-			clear(panel)
-		}
-		for x := range h {
+		clear(panel)
+		for x := range m - i {
 			for l := range k {
 				panel[l*mr+x] = src[off+(i+x)*rs+l*cs]
 			}

@@ -321,12 +321,8 @@ func total(sums []float64) float64 {
 func (o *adamW) do(w *worker, u int) {
 	b1, b2, step := float64(o.Beta1), float64(o.Beta2), float64(o.Step)
 	rate := float64(o.Rate) * math.Sqrt(1-math.Pow(b2, step)) / (1 - math.Pow(b1, step))
-	w.adam = adamConst{
-		gradScale: o.GradScale,
-		beta1:     o.Beta1, rest1: float32(1 - b1),
-		beta2: o.Beta2, rest2: float32(1 - b2),
-		rate: float32(rate), eps: o.Eps, decay: o.Rate * o.Decay,
-	}
+	w.adam = adamConst{o.GradScale, o.Beta1, float32(1 - b1), o.Beta2, float32(1 - b2),
+		float32(rate), o.Eps, o.Rate * o.Decay}
 	f := &w.flat
 	w.isa.adamW(f.piece(o.P, u), f.piece(o.M, u), f.piece(o.V, u), f.piece(o.Grad, u), &w.adam)
 }

@@ -25,7 +25,7 @@ func crossEntropy(o *kernels.CrossEntropy) error {
 	label := o.Label.I32()
 	for r, l := range label {
 		if l < 0 || int(l) >= o.Logits.Cols {
-			return fmt.Errorf("Label[%d] is %d, want [0, %d)", r, l, o.Logits.Cols)
+			return fmt.Errorf("%s: Label[%d] is %d, want [0, %d)", o.Name(), r, l, o.Logits.Cols)
 		}
 	}
 	w, loss := float64(o.Weight), 0.0
@@ -59,7 +59,7 @@ func contrast(o *kernels.Contrast) error {
 			}
 		}
 		if positives[r] == 0 {
-			return fmt.Errorf("RowGroup[%d] is %d, no column is of that group", r, g)
+			return fmt.Errorf("%s: RowGroup[%d] is %d, no column is of that group", o.Name(), r, g)
 		}
 	}
 	scale := math.Exp(float64(o.LogScale.F32()[0]))

@@ -170,10 +170,10 @@ func residualGrad(o *kernels.ResidualGrad) {
 }
 
 // checkIndex wants every index below rows.
-func checkIndex(index []int32, rows int) error {
+func checkIndex(op kernels.Op, index []int32, rows int) error {
 	for i, v := range index {
 		if int(v) >= rows {
-			return fmt.Errorf("Index[%d] is %d, the table has %d rows", i, v, rows)
+			return fmt.Errorf("%s: Index[%d] is %d, the table has %d rows", op.Name(), i, v, rows)
 		}
 	}
 	return nil
@@ -181,7 +181,7 @@ func checkIndex(index []int32, rows int) error {
 
 func gather(o *kernels.Gather) error {
 	index := o.Index.I32()
-	if err := checkIndex(index, o.Table.Rows); err != nil {
+	if err := checkIndex(o, index, o.Table.Rows); err != nil {
 		return err
 	}
 	for i, v := range index {
@@ -201,7 +201,7 @@ func gather(o *kernels.Gather) error {
 
 func scatterAdd(o *kernels.ScatterAdd) error {
 	index := o.Index.I32()
-	if err := checkIndex(index, o.Table.Rows); err != nil {
+	if err := checkIndex(o, index, o.Table.Rows); err != nil {
 		return err
 	}
 	sums := make(map[int32][]float64) // by row of the table

@@ -183,9 +183,9 @@ func (d *device) Run(op kernels.Op) {
 	case *kernels.AdamW:
 		adamW(o)
 	default:
-		err = fmt.Errorf("no such op (%T)", op)
+		err = fmt.Errorf("%s: no such op (%T)", op.Name(), op)
 	}
 	if err != nil {
-		d.fail("%s: %v", op.Name(), err)
+		d.fail("%v", err)
 	}
 }

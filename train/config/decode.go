@@ -101,7 +101,10 @@ func (d decoder) value(n ast.Node, path string, v reflect.Value) error {
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			return d.value(n, path, v.Index(0))
 		}
-		v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
+		v.SetZero()
+		if len(seq.Values) > 0 {
+			v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
+		}
 		return d.elements(seq, path, v)
 	case reflect.Array:
 		seq, ok := n.(*ast.SequenceNode)
@@ -137,7 +140,7 @@ func (d decoder) stages(n ast.Node, path string, dst *[]Stage) error {
 		return d.errorf(n, path, "wants a list of stages, not %s", describe(n))
 	}
 	old := Run{Stages: *dst}
-	list := make([]Stage, 0, len(seq.Values))
+	var list []Stage
 	for i, n := range seq.Values {
 		at := join(path, strconv.Itoa(i))
 		pairs, err := d.mapping(n, at)
@@ -370,7 +373,8 @@ func hint(wrong string, legal []string) string {
 
 // suggestion returns "; did you mean …?" when some legal word is near.
 func suggestion(wrong string, legal []string) string {
-	best, word := len([]rune(wrong))/2+1, ""
+	n := len([]rune(wrong))
+	best, word := max(n/2, min(n, 2))+1, ""
 	for _, l := range legal {
 		if n := distance(wrong, l); n < best {
 			best, word = n, l

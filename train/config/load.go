@@ -31,6 +31,7 @@ func Presets() []string {
 	for i, e := range list {
 		names[i] = strings.TrimSuffix(e.Name(), ".yaml")
 	}
+	slices.Sort(names)
 	return names
 }
 

@@ -28,8 +28,9 @@ func (r *runner) resize() error {
 			return err
 		}
 	}
-	t0 := r.c.Config.MaxTextInit
-	w, err = vlmo.Resize(w, vlmo.ResizeOptions{Patch: r.c.Config.Patch, ImageSize: r.c.ToSize, MaxText: r.c.Config.MaxText, MaxTextInit: t0})
+	c := r.c.Config
+	w, err = vlmo.Resize(w, &vlmo.Config{ImageSize: r.c.ToSize, Patch: c.Patch, Dim: c.Dim, Depth: c.Depth, Heads: c.Heads, Hidden: 4 * c.Dim,
+		VLStart: c.VLStart, Vocab: c.Vocab, MaxText: c.MaxText, MaxTextInit: c.MaxTextInit, Absolute: c.Absolute, LayerScale: c.LayerScale, TokenTypes: 2})
 	if err != nil {
 		return err
 	}
@@ -117,11 +118,11 @@ func (r *runner) maskedImages() error {
 	if err != nil {
 		return err
 	}
-	flags, err := f.Int32("masked")
+	flags, _, err := f.Int32("masked")
 	if err != nil {
 		return err
 	}
-	labels, err := f.Int32("labels")
+	labels, _, err := f.Int32("labels")
 	if err != nil {
 		return err
 	}

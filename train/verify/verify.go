@@ -192,7 +192,7 @@ func (r *runner) inputs() (in inputs, err error) {
 			return nil
 		}
 		var v []int32
-		v, err = f.Int32(name)
+		v, _, err = f.Int32(name)
 		return v
 	}
 	floats := func(name string) []float32 {

@@ -1,0 +1,194 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"vlmo-train/kernels"
+	"vlmo-train/rng"
+)
+
+// lab makes tensors with normal numbers.
+type lab struct {
+	testing.TB
+	dev kernels.Device
+	rng rng.Source
+}
+
+func newLab(t testing.TB, threads int, isa string) *lab {
+	dev, err := New(Options{Threads: threads, ISA: isa})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &lab{t, dev, rng.New(rng.Key{Seed: 1})}
+}
+
+func (l *lab) tensor(typ kernels.DType, rows, cols int) kernels.Tensor {
+	m, err := l.dev.Alloc(rows * cols * 4)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return kernels.Matrix(m, 0, typ, rows, cols)
+}
+
+// normal returns a tensor of normal numbers.
+func (l *lab) normal(rows, cols int) kernels.Tensor {
+	t := l.tensor(kernels.F32, rows, cols)
+	x := t.F32()
+	for i := range x {
+		x[i] = float32(l.rng.Norm())
+	}
+	return t
+}
+
+// ints returns n integers, the i-th being f(i).
+func (l *lab) ints(n int, f func(i int) int) kernels.Tensor {
+	t := l.tensor(kernels.I32, 1, n)
+	for i := range n {
+		t.I32()[i] = int32(f(i))
+	}
+	return t
+}
+
+func (l *lab) run(ops ...kernels.Op) {
+	for _, op := range ops {
+		l.dev.Run(op)
+	}
+	if err := l.dev.Sync(); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func bench(b *testing.B, l *lab, ops ...kernels.Op) {
+	l.run(ops...)
+	for b.Loop() {
+		for _, op := range ops {
+			l.dev.Run(op)
+		}
+	}
+	var flops, bytes int64
+	for _, op := range ops {
+		flops += op.FLOPs()
+		bytes += op.Bytes()
+	}
+	s := b.Elapsed().Seconds() / float64(b.N)
+	b.ReportMetric(float64(flops)/s/1e9, "GFLOP/s")
+	b.ReportMetric(float64(bytes)/s/1e9, "GB/s")
+}
+
+// each runs f as a sub-benchmark for every instruction set and 1 and 2 threads.
+func each(b *testing.B, f func(b *testing.B, l *lab)) {
+	for _, s := range available() {
+		if s == &generic {
+			continue
+		}
+		for threads := 1; threads <= 2; threads++ {
+			b.Run(fmt.Sprintf("%s/%d", s.name, threads), func(b *testing.B) { f(b, newLab(b, threads, s.name)) })
+		}
+	}
+}
+
+func BenchmarkMatMul(b *testing.B) {
+	for _, c := range []struct {
+		m, n, k        int
+		transA, transB bool
+		act            kernels.Activation
+	}{
+		{5888, 512, 128, false, true, kernels.None},
+		{5888, 512, 128, false, true, kernels.GELU},
+		{5888, 128, 512, false, true, kernels.None},
+		{5888, 384, 128, false, true, kernels.None},
+		{5888, 128, 512, false, false, kernels.None},
+		{5888, 512, 128, false, false, kernels.GELUGrad},
+		{512, 128, 5888, true, false, kernels.None},
+		{128, 512, 5888, true, false, kernels.None},
+		{2048, 3072, 768, false, true, kernels.None},
+		{2048, 768, 3072, false, true, kernels.None},
+		{768, 768, 2048, true, false, kernels.None},
+		{64, 64, 64, false, true, kernels.None},
+	} {
+		name := fmt.Sprintf("%dx%dx%d", c.m, c.n, c.k)
+		if c.transA {
+			name += "T"
+		}
+		if c.transB {
+			name += "t"
+		}
+		name += []string{"", "GELU", "GELUGrad"}[c.act]
+		b.Run(name, func(b *testing.B) {
+			each(b, func(b *testing.B, l *lab) {
+				o := &kernels.MatMul{A: l.normal(c.m, c.k), B: l.normal(c.k, c.n), C: l.tensor(kernels.F32, c.m, c.n),
+					TransA: c.transA, TransB: c.transB, Act: c.act}
+				if c.transA {
+					o.A = o.A.Reshape(c.k, c.m)
+				}
+				if c.transB {
+					o.B = o.B.Reshape(c.n, c.k)
+				}
+				if c.act != kernels.None {
+					o.Pre = l.normal(c.m, c.n)
+				}
+				if c.act == kernels.GELU {
+					o.Bias = l.normal(1, c.n)
+				}
+				bench(b, l, o)
+			})
+		})
+	}
+}
+
+// attentionOps is a batch of n sequences, each of text and image tokens.
+func attentionOps(l *lab, n, text, image, heads, d int) (*kernels.Attention, *kernels.AttentionGrad) {
+	rows := n * (text + image)
+	var seqs []kernels.Sequence
+	for i := range n {
+		seqs = append(seqs, kernels.Sequence{TextOff: i * text, TextLen: text, ImageOff: n*text + i*image, ImageLen: image})
+	}
+	rel := kernels.RelativeBias{Window: int(math.Sqrt(float64(image - 1))), Text: text}
+	rel.Table = l.normal(rel.Rows(), heads)
+	f := &kernels.Attention{QKV: l.normal(rows, 3*d), Heads: heads, Scale: float32(1 / math.Sqrt(float64(d/heads))),
+		Sequences: seqs, Bias: rel, Out: l.normal(rows, d), LSE: l.normal(rows, heads)}
+	g := &kernels.AttentionGrad{QKV: f.QKV, Out: f.Out, DOut: l.normal(rows, d), LSE: f.LSE, Heads: heads, Scale: f.Scale,
+		Sequences: seqs, Bias: rel, DQKV: l.normal(rows, 3*d), DTable: l.normal(rel.Rows(), heads)}
+	return f, g
+}
+
+func BenchmarkAttention(b *testing.B) {
+	for _, c := range []struct{ n, text, image, heads, d int }{{256, 6, 17, 4, 128}, {8, 40, 197, 12, 768}} {
+		b.Run(fmt.Sprintf("%dx%d", c.n, c.text+c.image), func(b *testing.B) {
+			each(b, func(b *testing.B, l *lab) {
+				f, g := attentionOps(l, c.n, c.text, c.image, c.heads, c.d)
+				b.Run("Forward", func(b *testing.B) { bench(b, l, f) })
+				b.Run("Backward", func(b *testing.B) { bench(b, l, g) })
+			})
+		})
+	}
+}
+
+func BenchmarkRows(b *testing.B) {
+	const r, d = 5888, 128
+	each(b, func(b *testing.B, l *lab) {
+		x, y, z := l.normal(r, d), l.normal(r, d), l.normal(r, d)
+		v, w, dv, dw := l.normal(1, d), l.normal(1, d), l.normal(1, d), l.normal(1, d)
+		mean, rstd := l.normal(1, r), l.normal(1, r)
+		for _, op := range []kernels.Op{
+			&kernels.LayerNorm{X: x, Scale: v, Shift: w, Y: y, Mean: mean, Rstd: rstd, Eps: 1e-6},
+			&kernels.LayerNormGrad{X: x, DY: z, Scale: v, Mean: mean, Rstd: rstd, DX: y, DScale: dv, DShift: dw},
+			&kernels.ColumnSum{X: x, Y: dv},
+			&kernels.Residual{X: x, Y: y, Gamma: v, Keep: rstd, Z: z},
+			&kernels.ResidualGrad{DZ: x, Y: y, Gamma: v, Keep: rstd, DY: z, DGamma: dv},
+			&kernels.Gelu{X: x, Y: y},
+			&kernels.GeluGrad{X: x, DY: z, DX: y},
+			&kernels.Tanh{X: x, Y: y},
+			&kernels.Dropout{X: x, Row: l.ints(r, func(i int) int { return i }), Y: y, Rate: 0.1},
+			&kernels.SumSquares{X: x, Y: l.normal(1, 1)},
+			&kernels.AdamW{P: x.Reshape(1, r*d), M: y.Reshape(1, r*d), V: l.tensor(kernels.F32, 1, r*d), Grad: z.Reshape(1, r*d),
+				Rate: 1e-3, Beta1: 0.9, Beta2: 0.98, Eps: 1e-8, GradScale: 1, Step: 1},
+			&kernels.CrossEntropy{Logits: l.normal(128, 5888), Label: l.ints(128, func(i int) int { return i }),
+				Weight: 1, Loss: l.normal(1, 1), DLogits: l.normal(128, 5888)},
+		} {
+			b.Run(op.Name(), func(b *testing.B) { bench(b, l, op) })
+		}
+	})
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// gemm keeps its whole tile, rows × 2 vectors, in registers. The elements of
+// A are read where they lie, through addresses of every fifth row: with an
+// index of 1, 2, 3 or 4 times the distance of rows each address serves five.
+func (g *gen) gemm() {
+	g.text("gemm", "func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)",
+		fmt.Sprintf("computes a tile of %d × %d elements.", g.rows, 2*g.width))
+	k := g.Load(g.Param("k"), g.GP64()).(reg.GPVirtual)
+	a := g.Load(g.Param("a"), g.GP64()).(reg.GPVirtual)
+	rs := g.Load(g.Param("ars"), g.GP64()).(reg.GPVirtual)
+	cs := g.Load(g.Param("acs"), g.GP64()).(reg.GPVirtual)
+	b := g.Load(g.Param("b"), g.GP64()).(reg.GPVirtual)
+	c := g.Load(g.Param("c"), g.GP64()).(reg.GPVirtual)
+	ldc := g.Load(g.Param("ldc"), g.GP64()).(reg.GPVirtual)
+	add := g.Load(g.Param("add"), g.GP8()).(reg.GPVirtual)
+
+	for _, r := range []reg.GPVirtual{rs, cs, ldc} {
+		g.SHLQ(operand.U8(2), r)
+	}
+	rs3 := g.GP64()
+	g.LEAQ(operand.Mem{Base: rs, Index: rs, Scale: 2}, rs3)
+	base := []reg.GPVirtual{a}
+	for len(base)*5 < g.rows {
+		t := g.GP64()
+		last := base[len(base)-1]
+		g.LEAQ(operand.Mem{Base: last, Index: rs, Scale: 4}, t)
+		g.ADDQ(rs, t)
+		base = append(base, t)
+	}
+	element := func(i int) operand.Mem {
+		m := operand.Mem{Base: base[i/5]}
+		switch i % 5 {
+		case 1, 2, 4:
+			m.Index, m.Scale = rs, uint8(i%5)
+		case 3:
+			m.Index, m.Scale = rs3, 1
+		}
+		return m
+	}
+
+	acc := make([][2]reg.VecVirtual, g.rows)
+	p := g.GP64()
+	g.MOVQ(c, p)
+	for i := range acc {
+		acc[i] = [2]reg.VecVirtual{g.zero(), g.zero()}
+		g.PREFETCHT0(operand.Mem{Base: p, Disp: 0})
+		if g.wide() {
+			g.PREFETCHT0(operand.Mem{Base: p, Disp: 64})
+		}
+		if i+1 < g.rows {
+			g.ADDQ(ldc, p)
+		}
+	}
+	size := g.width * 4
+	step := func(u int) {
+		b0, b1 := g.vec(), g.vec()
+		g.VMOVUPS(operand.Mem{Base: b, Disp: 2 * u * size}, b0)
+		g.VMOVUPS(operand.Mem{Base: b, Disp: (2*u + 1) * size}, b1)
+		for i := range acc {
+			v := g.vec()
+			g.VBROADCASTSS(element(i), v)
+			g.VFMADD231PS(b0, v, acc[i][0])
+			g.VFMADD231PS(b1, v, acc[i][1])
+		}
+		for _, t := range base {
+			g.ADDQ(cs, t)
+		}
+	}
+	for _, u := range []int{4, 1} {
+		top, next := g.label("loop"), g.label("next")
+		g.Label(top)
+		g.CMPQ(k, operand.U32(uint64(u)))
+		g.JLT(operand.LabelRef(next))
+		for i := range u {
+			step(i)
+		}
+		g.ADDQ(operand.U32(uint64(2*u*size)), b)
+		g.SUBQ(operand.U32(uint64(u)), k)
+		g.JMP(operand.LabelRef(top))
+		g.Label(next)
+	}
+
+	g.TESTB(add, add)
+	g.JEQ(operand.LabelRef("store"))
+	g.MOVQ(c, p)
+	for i := range acc {
+		g.VADDPS(operand.Mem{Base: p}, acc[i][0], acc[i][0])
+		g.VADDPS(operand.Mem{Base: p, Disp: size}, acc[i][1], acc[i][1])
+		if i+1 < g.rows {
+			g.ADDQ(ldc, p)
+		}
+	}
+	g.Label("store")
+	for i := range acc {
+		g.VMOVUPS(acc[i][0], operand.Mem{Base: c})
+		g.VMOVUPS(acc[i][1], operand.Mem{Base: c, Disp: size})
+		if i+1 < g.rows {
+			g.ADDQ(ldc, c)
+		}
+	}
+	g.end()
+}
+
+// pack copies rows of n elements, an even number.
+func (g *gen) pack(name string, n int) {
+	g.text(name, "func(dst, src *float32, stride, k int)", fmt.Sprintf("copies k rows of %d elements.", n))
+	dst := g.Load(g.Param("dst"), g.GP64()).(reg.GPVirtual)
+	src := g.Load(g.Param("src"), g.GP64()).(reg.GPVirtual)
+	stride := g.Load(g.Param("stride"), g.GP64()).(reg.GPVirtual)
+	k := g.Load(g.Param("k"), g.GP64()).(reg.GPVirtual)
+	g.SHLQ(operand.U8(2), stride)
+	g.Label("loop")
+	g.TESTQ(k, k)
+	g.JEQ(operand.LabelRef("done"))
+	for i := 0; i < n; {
+		from, to := operand.Mem{Base: src, Disp: 4 * i}, operand.Mem{Base: dst, Disp: 4 * i}
+		switch left := n - i; {
+		case left >= 8:
+			v := g.YMM()
+			g.VMOVUPS(from, v)
+			g.VMOVUPS(v, to)
+			i += 8
+		case left >= 4:
+			v := g.XMM()
+			g.VMOVUPS(from, v)
+			g.VMOVUPS(v, to)
+			i += 4
+		default:
+			v := g.GP64()
+			g.MOVQ(from, v)
+			g.MOVQ(v, to)
+			i += 2
+		}
+	}
+	g.ADDQ(stride, src)
+	g.ADDQ(operand.U32(uint64(4*n)), dst)
+	g.DECQ(k)
+	g.JMP(operand.LabelRef("loop"))
+	g.Label("done")
+	g.end()
+}
+
+// packT transposes 8 × 8 elements at a time, in YMM registers on either
+// instruction set.
+func (g *gen) packT() {
+	n := 2 * g.width
+	g.text("packT", "func(dst, src *float32, stride, k int)",
+		fmt.Sprintf("copies the transpose of %d rows of k elements.", n))
+	dst0 := g.Load(g.Param("dst"), g.GP64()).(reg.GPVirtual)
+	src0 := g.Load(g.Param("src"), g.GP64()).(reg.GPVirtual)
+	stride := g.Load(g.Param("stride"), g.GP64()).(reg.GPVirtual)
+	k := g.Load(g.Param("k"), g.GP64()).(reg.GPVirtual)
+	groups := g.GP64()
+	g.MOVQ(operand.U32(uint64(n/8)), groups)
+	g.SHLQ(operand.U8(2), stride)
+	stride3 := g.GP64()
+	g.LEAQ(operand.Mem{Base: stride, Index: stride, Scale: 2}, stride3)
+
+	g.Label("group")
+	dst, src, half, rest := g.GP64(), g.GP64(), g.GP64(), g.GP64()
+	g.MOVQ(dst0, dst)
+	g.MOVQ(src0, src)
+	g.MOVQ(k, rest)
+	g.LEAQ(operand.Mem{Base: src, Index: stride, Scale: 4}, half)
+	row := func(i int) operand.Mem {
+		m := operand.Mem{Base: src}
+		if i >= 4 {
+			m.Base = half
+		}
+		switch i % 4 {
+		case 1, 2:
+			m.Index, m.Scale = stride, uint8(i%4)
+		case 3:
+			m.Index, m.Scale = stride3, 1
+		}
+		return m
+	}
+
+	g.Label("block")
+	g.CMPQ(rest, operand.U32(8))
+	g.JLT(operand.LabelRef("single"))
+	var r [8]reg.VecVirtual
+	for i := range r {
+		r[i] = g.YMM()
+		g.VMOVUPS(row(i), r[i])
+	}
+	var t [8]reg.VecVirtual // pairs of rows: elements 0, 1 and 2, 3 of each half
+	for i := 0; i < 8; i += 2 {
+		t[i], t[i+1] = g.YMM(), g.YMM()
+		g.VUNPCKLPS(r[i+1], r[i], t[i])
+		g.VUNPCKHPS(r[i+1], r[i], t[i+1])
+	}
+	var q [8]reg.VecVirtual // four rows: element i%4 of each half
+	for i := 0; i < 8; i += 4 {
+		for j := range 2 {
+			q[i+2*j], q[i+2*j+1] = g.YMM(), g.YMM()
+			g.VSHUFPS(operand.U8(0x44), t[i+2+j], t[i+j], q[i+2*j])
+			g.VSHUFPS(operand.U8(0xee), t[i+2+j], t[i+j], q[i+2*j+1])
+		}
+	}
+	for i := range 4 {
+		lo, hi := g.YMM(), g.YMM()
+		g.VPERM2F128(operand.U8(0x20), q[i+4], q[i], lo)
+		g.VPERM2F128(operand.U8(0x31), q[i+4], q[i], hi)
+		g.VMOVUPS(lo, operand.Mem{Base: dst, Disp: i * n * 4})
+		g.VMOVUPS(hi, operand.Mem{Base: dst, Disp: (i + 4) * n * 4})
+	}
+	g.ADDQ(operand.U8(32), src)
+	g.ADDQ(operand.U8(32), half)
+	g.ADDQ(operand.U32(uint64(8*n*4)), dst)
+	g.SUBQ(operand.U8(8), rest)
+	g.JMP(operand.LabelRef("block"))
+
+	g.Label("single")
+	g.TESTQ(rest, rest)
+	g.JEQ(operand.LabelRef("next"))
+	for i := range 8 {
+		v := g.GP32()
+		g.MOVL(row(i), v)
+		g.MOVL(v, operand.Mem{Base: dst, Disp: 4 * i})
+	}
+	g.ADDQ(operand.U8(4), src)
+	g.ADDQ(operand.U8(4), half)
+	g.ADDQ(operand.U32(uint64(n*4)), dst)
+	g.DECQ(rest)
+	g.JMP(operand.LabelRef("single"))
+
+	g.Label("next")
+	g.ADDQ(operand.U8(32), dst0)
+	g.LEAQ(operand.Mem{Base: src0, Index: stride, Scale: 8}, src0)
+	g.DECQ(groups)
+	g.JNE(operand.LabelRef("group"))
+	g.end()
+}

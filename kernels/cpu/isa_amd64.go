@@ -1,0 +1,38 @@
+package cpu
+
+import xcpu "golang.org/x/sys/cpu"
+
+//go:generate go run ./internal/gen
+
+// available returns the instruction sets of this processor, the best first.
+func available() []*isa {
+	x := &xcpu.X86
+	var list []*isa
+	if x.HasAVX2 && x.HasFMA && x.HasBMI2 {
+		if x.HasAVX512F && x.HasAVX512DQ {
+			list = append(list, &avx512)
+		}
+		list = append(list, &avx2)
+	}
+	return append(list, &generic)
+}
+
+var avx2 = isa{
+	name: "avx2", mr: 6, nr: 16,
+	gemm: gemmAVX2, pack: packAVX2, packT: packTAVX2, packA: packAAVX2,
+	add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleAdd: scaleAddAVX2,
+	mul: mulAVX2, mulAdd: mulAddAVX2, mulAcc: mulAccAVX2,
+	gelu: geluAVX2, geluGrad: geluGradAVX2, tanh: tanhAVX2, tanhGrad: tanhGradAVX2,
+	max: maxAVX2, dot: dotAVX2, expSum: expSumAVX2, softmaxGrad: softmaxGradAVX2,
+	layerNorm: layerNormAVX2, layerNormGrad: layerNormGradAVX2, adamW: adamWAVX2,
+}
+
+var avx512 = isa{
+	name: "avx512", mr: 14, nr: 32,
+	gemm: gemmAVX512, pack: packAVX512, packT: packTAVX512, packA: packAAVX512,
+	add: addAVX512, axpy: axpyAVX512, scale: scaleAVX512, scaleAdd: scaleAddAVX512,
+	mul: mulAVX512, mulAdd: mulAddAVX512, mulAcc: mulAccAVX512,
+	gelu: geluAVX512, geluGrad: geluGradAVX512, tanh: tanhAVX512, tanhGrad: tanhGradAVX512,
+	max: maxAVX512, dot: dotAVX512, expSum: expSumAVX512, softmaxGrad: softmaxGradAVX512,
+	layerNorm: layerNormAVX512, layerNormGrad: layerNormGradAVX512, adamW: adamWAVX512,
+}
