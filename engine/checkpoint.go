@@ -153,13 +153,12 @@ func (p *Param) hasMoments() bool { return p.Steps > 0 || p.touched }
 func exchange(tmp, dir string) error {
 	old := dir + replacedMark
 	if _, err := os.Lstat(dir); err == nil {
-		if _, err := openCheckpoint(dir); err != nil {
-			// A damaged one is worth nothing, the one beside it may be.
-			err = os.RemoveAll(dir)
-			if err != nil {
-				return err
-			}
-		} else if err := errors.Join(os.RemoveAll(old), os.Rename(dir, old)); err != nil {
+		if !complete(dir) && complete(old) {
+			err = os.RemoveAll(dir) // so that the good one stays beside it
+		} else if err = os.RemoveAll(old); err == nil {
+			err = os.Rename(dir, old)
+		}
+		if err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -223,6 +222,15 @@ func openCheckpoint(dir string) (*openedCheckpoint, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// complete reports whether dir holds a checkpoint with nothing missing.
+func complete(dir string) bool {
+	c, err := openCheckpoint(dir)
+	if err == nil {
+		c.close()
+	}
+	return err == nil
 }
 
 // LoadCheckpoint restores what SaveCheckpoint wrote bit for bit: the values,
@@ -407,8 +415,7 @@ func Prune(parent string, keep int) error {
 			remove = append(remove, dir)
 			continue
 		}
-		if c, err := openCheckpoint(dir); err == nil {
-			c.close()
+		if complete(dir) {
 			kept, last = kept+1, cand.step
 		}
 	}

@@ -256,6 +256,16 @@ func TestCheckpointLeftovers(t *testing.T) {
 	if names := list(t, parent); slices.Contains(names, CheckpointName(3)+replacedMark) {
 		t.Errorf("the replaced checkpoint stays: %q", names)
 	}
+	// Killed there, and what is in its place is damaged.
+	if err := os.CopyFS(dir+replacedMark, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, stateFile)); err != nil {
+		t.Fatal(err)
+	}
+	wantLatest(t, parent, dir+replacedMark, 3)
+	save(t, parent, 3, st)
+	wantLatest(t, parent, dir, 3)
 	// Killed before the replaced one was removed.
 	if err := os.CopyFS(dir+replacedMark, os.DirFS(dir)); err != nil {
 		t.Fatal(err)

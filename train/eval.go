@@ -8,6 +8,7 @@ import (
 	"vlmo-train/data/img"
 	"vlmo-train/engine"
 	"vlmo-train/kernels"
+	"vlmo-train/train/config"
 	"vlmo-train/vlmo"
 )
 
@@ -245,3 +246,29 @@ func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids 
 	r.RerankedToImg, err = reorder(false)
 	return err
 }
+
+// Evaluator is a Hook that evaluates retrieval every EvalEvery steps of the
+// stages that train it.
+type Evaluator struct {
+	Run *Run
+	// Report is told of each result.
+	Report func(s *Stage, step int, r *Retrieval) error
+}
+
+// StageStart does nothing.
+func (e *Evaluator) StageStart(*Stage) error { return nil }
+
+// Step evaluates where it is due.
+func (e *Evaluator) Step(s *Stage, p *Progress) error {
+	if s.EvalEvery == 0 || p.Step%s.EvalEvery != 0 || s.Kind != config.VL && s.Kind != config.Retrieval {
+		return nil
+	}
+	r, err := e.Run.Evaluate(s.model, 0)
+	if err != nil {
+		return err
+	}
+	return e.Report(s, p.Step, r)
+}
+
+// StageEnd does nothing.
+func (e *Evaluator) StageEnd(*Stage) error { return nil }

@@ -144,13 +144,44 @@ func (r *Run) Open() (err error) {
 	return nil
 }
 
+// backbone returns the model without heads.
+func (r *Run) backbone() *vlmo.Config {
+	c := r.modelConfig(&config.Stage{})
+	return &c
+}
+
+// loadVisual reads a trained visual tokenizer from a checkpoint directory or
+// a safetensors file.
+func (r *Run) loadVisual(path string) error {
+	w, err := readWeights(path)
+	if err != nil {
+		return err
+	}
+	v, err := visual.New(r.Dev, r.visualConfig(), false)
+	if err != nil {
+		return err
+	}
+	for _, p := range v.Store.Params() {
+		x, ok := w[p.Name]
+		if !ok {
+			return fmt.Errorf("train: %s has no tensor %q: is it a visual tokenizer?", path, p.Name)
+		}
+		if len(x.Data) != p.Len() {
+			return fmt.Errorf("train: %s: %s has shape %v, the configuration wants %v", path, p.Name, x.Shape, p.Shape)
+		}
+		v.Store.Set(p, x.Data)
+	}
+	r.visual = v
+	return nil
+}
+
 // modelConfig returns the model of a stage: the configuration's backbone with
 // the heads the stage trains.
 func (r *Run) modelConfig(st *config.Stage) vlmo.Config {
 	m := &r.Config.Model
 	c := vlmo.Config{ImageSize: m.ImageSize, Patch: m.Patch, Dim: m.Dim, Depth: m.Depth, Heads: m.Heads, Hidden: m.FFNRatio * m.Dim,
 		VLStart: m.VLStart, Vocab: m.Vocab, MaxText: m.MaxText, MaxTextInit: m.MaxTextInit, Absolute: m.Position == config.Absolute,
-		LayerScale: m.LayerScale != 0, LayerScaleInit: float32(m.LayerScale), TokenTypes: 2}
+		LayerScale: m.LayerScale != 0, LayerScaleInit: float32(m.LayerScale), InitStd: m.InitStd, TokenTypes: 2}
 	switch st.Kind {
 	case config.Vision:
 		c.With.Codes = r.Config.Visual.Codes
@@ -178,6 +209,9 @@ func (r *Run) checkpoints(index int) string {
 // Train runs all stages. When ctx ends it saves and returns an error that
 // wraps ErrInterrupted.
 func (r *Run) Train(ctx context.Context) error {
+	if err := r.Config.Ready(); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
 	if err := r.Open(); err != nil {
 		return err
 	}
@@ -195,7 +229,14 @@ func (r *Run) Train(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.latest = w
+		if r.latest, err = vlmo.Resize(w, r.backbone()); err != nil {
+			return fmt.Errorf("train: %s: %w", r.Config.Init, err)
+		}
+	}
+	if path := r.Config.Visual.Weights; path != "" {
+		if err := r.loadVisual(path); err != nil {
+			return err
+		}
 	}
 	for i := range r.Config.Stages {
 		if err := r.stage(ctx, i); err != nil {
@@ -322,10 +363,10 @@ func (r *Run) stage(ctx context.Context, index int) error {
 	dir := r.checkpoints(index)
 	if r.Resume {
 		last, err := engine.Latest(dir)
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if last != "" {
+		if err == nil {
 			if err := engine.LoadCheckpoint(last, s.store, &st); err != nil {
 				return err
 			}
@@ -448,7 +489,7 @@ func (r *Run) save(s *Stage, step int, pos loader.Position) error {
 		return err
 	}
 	parent := r.checkpoints(s.Index)
-	dir := filepath.Join(parent, fmt.Sprintf("step-%06d", step))
+	dir := filepath.Join(parent, engine.CheckpointName(step))
 	if err := engine.SaveCheckpoint(dir, s.store, state{Stage: s.Name, Kind: s.Kind, Step: step, Position: pos, Config: string(y)}); err != nil {
 		return err
 	}
@@ -538,7 +579,7 @@ func readLoss(dev kernels.Device, t kernels.Tensor) float64 {
 // maskedImages asks the visual tokenizer for the codes of the masked patches.
 func (r *Run) maskedImages(s *Stage, b *batch) (vlmo.Losses, error) {
 	if r.visual == nil {
-		return vlmo.Losses{}, errors.New("a vision stage needs a visual tokenizer: a stage of kind tokenizer before it")
+		return vlmo.Losses{}, errors.New("a vision stage needs a visual tokenizer: a stage of kind tokenizer before it, or visual.weights")
 	}
 	n := len(b.masks)
 	px := len(b.Pixels) / n
@@ -573,8 +614,8 @@ func (r *Run) explainNaN(s *Stage, step int, b *batch, v float64) error {
 		where = "no single op of the step could be found"
 	}
 	last, lerr := engine.Latest(r.checkpoints(s.Index))
-	if last == "" {
-		last = "none yet"
+	if errors.Is(lerr, os.ErrNotExist) {
+		last, lerr = "none yet", nil
 	}
 	return errors.Join(fmt.Errorf("step %d: the loss is %v; first bad op: %s; last good checkpoint: %s", step+1, v, where, last), err, lerr)
 }

@@ -22,8 +22,10 @@ type Config struct {
 	LayerScale  bool
 	// LayerScaleInit is γ's initial value.
 	LayerScaleInit float32
-	TokenTypes     int // rows of token_type_embeddings: 2, or 3 for NLVR2
-	With           HeadSet
+	// InitStd is the deviation of fresh weights; 0 means 0.02 (SPEC §8).
+	InitStd    float64
+	TokenTypes int // rows of token_type_embeddings: 2, or 3 for NLVR2
+	With       HeadSet
 }
 
 // HeadSet says which heads a model carries.

@@ -137,6 +137,10 @@ func Decayed(name string) bool {
 
 // Init sets every parameter as SPEC §8 says ("Init").
 func (m *Model) Init(seed uint64) {
+	std := m.InitStd
+	if std == 0 {
+		std = 0.02
+	}
 	for i, p := range m.Store.Params() {
 		src := rng.New(rng.Key{Seed: seed, Purpose: rng.Init, Sample: uint64(i)})
 		v := make([]float32, p.Len())
@@ -158,7 +162,7 @@ func (m *Model) Init(seed uint64) {
 			fill(v, 1)
 		default:
 			for j := range v {
-				v[j] = float32(0.02 * src.Norm())
+				v[j] = float32(std * src.Norm())
 			}
 		}
 		m.Store.Set(p, v)

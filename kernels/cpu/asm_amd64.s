@@ -241,7 +241,50 @@ TEXT ·packAVX2(SB), NOSPLIT, $0-32
 	MOVQ k+24(FP), BX
 	SHLQ $0x02, DX
 
-loop:
+loop1:
+	CMPQ    BX, $0x00000004
+	JLE     next2
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000040, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000040, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000040, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000004, BX
+	JMP     loop1
+
+next2:
+loop3:
+	CMPQ    BX, $0x00000001
+	JLE     next4
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000001, BX
+	JMP     loop3
+
+next4:
 	TESTQ   BX, BX
 	JEQ     done
 	VMOVUPS (CX), Y0
@@ -250,33 +293,62 @@ loop:
 	VMOVUPS Y0, 32(AX)
 	ADDQ    DX, CX
 	ADDQ    $0x00000040, AX
-	DECQ    BX
-	JMP     loop
 
 done:
 	VZEROUPPER
 	RET
 
-// func packAAVX2(dst *float32, src *float32, stride int, k int)
+// func packColsAVX2(dst *float32, src *float32, stride int, k int)
 // Requires: AVX
-TEXT ·packAAVX2(SB), NOSPLIT, $0-32
+TEXT ·packColsAVX2(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ stride+16(FP), DX
 	MOVQ k+24(FP), BX
 	SHLQ $0x02, DX
 
-loop:
+loop1:
+	CMPQ    BX, $0x00000004
+	JLE     next2
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000018, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000018, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000018, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000018, AX
+	SUBQ    $0x00000004, BX
+	JMP     loop1
+
+next2:
+loop3:
+	CMPQ    BX, $0x00000001
+	JLE     next4
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000018, AX
+	SUBQ    $0x00000001, BX
+	JMP     loop3
+
+next4:
 	TESTQ   BX, BX
 	JEQ     done
 	VMOVUPS (CX), X0
 	VMOVUPS X0, (AX)
-	MOVQ    16(CX), SI
-	MOVQ    SI, 16(AX)
+	MOVQ    16(CX), BX
+	MOVQ    BX, 16(AX)
 	ADDQ    DX, CX
 	ADDQ    $0x00000018, AX
-	DECQ    BX
-	JMP     loop
 
 done:
 	VZEROUPPER
@@ -378,6 +450,68 @@ next:
 	LEAQ (CX)(DX*8), CX
 	DECQ SI
 	JNE  group
+	VZEROUPPER
+	RET
+
+// func copyRowsAVX2(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
+// Requires: AVX
+TEXT ·copyRowsAVX2(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ src+16(FP), CX
+	MOVQ ldd+8(FP), DX
+	MOVQ lds+24(FP), BX
+	MOVQ rows+32(FP), SI
+	MOVQ cols+40(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+row:
+	TESTQ SI, SI
+	JEQ   end
+	XORQ  R8, R8
+	MOVQ  DI, R9
+
+loop1:
+	CMPQ    R9, $0x00000020
+	JLT     next2
+	VMOVUPS (CX)(R8*1), Y0
+	VMOVUPS Y0, (AX)(R8*1)
+	VMOVUPS 32(CX)(R8*1), Y0
+	VMOVUPS Y0, 32(AX)(R8*1)
+	VMOVUPS 64(CX)(R8*1), Y0
+	VMOVUPS Y0, 64(AX)(R8*1)
+	VMOVUPS 96(CX)(R8*1), Y0
+	VMOVUPS Y0, 96(AX)(R8*1)
+	ADDQ    $0x00000080, R8
+	SUBQ    $0x00000020, R9
+	JMP     loop1
+
+next2:
+loop3:
+	CMPQ    R9, $0x00000008
+	JLT     next4
+	VMOVUPS (CX)(R8*1), Y0
+	VMOVUPS Y0, (AX)(R8*1)
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000008, R9
+	JMP     loop3
+
+next4:
+	TESTQ      R9, R9
+	JEQ        done5
+	LEAQ       mask<>+32(SB), R10
+	NEGQ       R9
+	VMOVDQU    (R10)(R9*4), Y0
+	VMASKMOVPS (CX)(R8*1), Y0, Y1
+	VMASKMOVPS Y1, Y0, (AX)(R8*1)
+
+done5:
+	ADDQ DX, AX
+	ADDQ BX, CX
+	DECQ SI
+	JMP  row
+
+end:
 	VZEROUPPER
 	RET
 
@@ -2979,7 +3113,70 @@ TEXT ·packAVX512(SB), NOSPLIT, $0-32
 	MOVQ k+24(FP), BX
 	SHLQ $0x02, DX
 
-loop:
+loop1:
+	CMPQ    BX, $0x00000004
+	JLE     next2
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	VMOVUPS 64(CX), Y0
+	VMOVUPS Y0, 64(AX)
+	VMOVUPS 96(CX), Y0
+	VMOVUPS Y0, 96(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000080, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	VMOVUPS 64(CX), Y0
+	VMOVUPS Y0, 64(AX)
+	VMOVUPS 96(CX), Y0
+	VMOVUPS Y0, 96(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000080, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	VMOVUPS 64(CX), Y0
+	VMOVUPS Y0, 64(AX)
+	VMOVUPS 96(CX), Y0
+	VMOVUPS Y0, 96(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000080, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	VMOVUPS 64(CX), Y0
+	VMOVUPS Y0, 64(AX)
+	VMOVUPS 96(CX), Y0
+	VMOVUPS Y0, 96(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000080, AX
+	SUBQ    $0x00000004, BX
+	JMP     loop1
+
+next2:
+loop3:
+	CMPQ    BX, $0x00000001
+	JLE     next4
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	VMOVUPS 64(CX), Y0
+	VMOVUPS Y0, 64(AX)
+	VMOVUPS 96(CX), Y0
+	VMOVUPS Y0, 96(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000080, AX
+	SUBQ    $0x00000001, BX
+	JMP     loop3
+
+next4:
 	TESTQ   BX, BX
 	JEQ     done
 	VMOVUPS (CX), Y0
@@ -2992,35 +3189,74 @@ loop:
 	VMOVUPS Y0, 96(AX)
 	ADDQ    DX, CX
 	ADDQ    $0x00000080, AX
-	DECQ    BX
-	JMP     loop
 
 done:
 	VZEROUPPER
 	RET
 
-// func packAAVX512(dst *float32, src *float32, stride int, k int)
+// func packColsAVX512(dst *float32, src *float32, stride int, k int)
 // Requires: AVX
-TEXT ·packAAVX512(SB), NOSPLIT, $0-32
+TEXT ·packColsAVX512(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ stride+16(FP), DX
 	MOVQ k+24(FP), BX
 	SHLQ $0x02, DX
 
-loop:
+loop1:
+	CMPQ    BX, $0x00000004
+	JLE     next2
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000038, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000038, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000038, AX
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000038, AX
+	SUBQ    $0x00000004, BX
+	JMP     loop1
+
+next2:
+loop3:
+	CMPQ    BX, $0x00000001
+	JLE     next4
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    DX, CX
+	ADDQ    $0x00000038, AX
+	SUBQ    $0x00000001, BX
+	JMP     loop3
+
+next4:
 	TESTQ   BX, BX
 	JEQ     done
 	VMOVUPS (CX), Y0
 	VMOVUPS Y0, (AX)
 	VMOVUPS 32(CX), X0
 	VMOVUPS X0, 32(AX)
-	MOVQ    48(CX), SI
-	MOVQ    SI, 48(AX)
+	MOVQ    48(CX), BX
+	MOVQ    BX, 48(AX)
 	ADDQ    DX, CX
 	ADDQ    $0x00000038, AX
-	DECQ    BX
-	JMP     loop
 
 done:
 	VZEROUPPER
@@ -3122,6 +3358,69 @@ next:
 	LEAQ (CX)(DX*8), CX
 	DECQ SI
 	JNE  group
+	VZEROUPPER
+	RET
+
+// func copyRowsAVX512(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·copyRowsAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ src+16(FP), CX
+	MOVQ ldd+8(FP), DX
+	MOVQ lds+24(FP), BX
+	MOVQ rows+32(FP), SI
+	MOVQ cols+40(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+row:
+	TESTQ SI, SI
+	JEQ   end
+	XORQ  R8, R8
+	MOVQ  DI, R9
+
+loop1:
+	CMPQ    R9, $0x00000040
+	JLT     next2
+	VMOVUPS (CX)(R8*1), Z0
+	VMOVUPS Z0, (AX)(R8*1)
+	VMOVUPS 64(CX)(R8*1), Z0
+	VMOVUPS Z0, 64(AX)(R8*1)
+	VMOVUPS 128(CX)(R8*1), Z0
+	VMOVUPS Z0, 128(AX)(R8*1)
+	VMOVUPS 192(CX)(R8*1), Z0
+	VMOVUPS Z0, 192(AX)(R8*1)
+	ADDQ    $0x00000100, R8
+	SUBQ    $0x00000040, R9
+	JMP     loop1
+
+next2:
+loop3:
+	CMPQ    R9, $0x00000010
+	JLT     next4
+	VMOVUPS (CX)(R8*1), Z0
+	VMOVUPS Z0, (AX)(R8*1)
+	ADDQ    $0x00000040, R8
+	SUBQ    $0x00000010, R9
+	JMP     loop3
+
+next4:
+	TESTQ     R9, R9
+	JEQ       done5
+	MOVL      $0x00000001, R10
+	SHLXL     R9, R10, R10
+	DECL      R10
+	KMOVW     R10, K1
+	VMOVUPS.Z (CX)(R8*1), K1, Z0
+	VMOVUPS   Z0, K1, (AX)(R8*1)
+
+done5:
+	ADDQ DX, AX
+	ADDQ BX, CX
+	DECQ SI
+	JMP  row
+
+end:
 	VZEROUPPER
 	RET
 

@@ -119,8 +119,12 @@ func (w *worker) logits(s []float32, scale float32, h, i int, q *kernels.Sequenc
 	}
 	text, image := b.rows(b.data, h, i, q)
 	n := q.TextLen
-	w.scaleAdd(s[:n], s[:n], text, scale)
-	w.scaleAdd(s[n:], s[n:], image, scale)
+	if n > 0 {
+		w.scaleAdd(s[:n], s[:n], text, scale)
+	}
+	if n < len(s) {
+		w.scaleAdd(s[n:], s[n:], image, scale)
+	}
 }
 
 // tokenRow returns the row of the i-th token of q.
@@ -134,13 +138,39 @@ func tokenRow(q *kernels.Sequence, i int) int {
 // load copies the columns from col on of q's rows to dst, which has ld
 // columns; the columns after the first cols, and the rows after the last up
 // to a total of rows, become zero.
-func load(dst []float32, ld, rows int, m *matrix, col, cols int, q *kernels.Sequence) {
+func (w *worker) load(dst []float32, ld, rows int, m *matrix, col, cols int, q *kernels.Sequence) {
 	n := q.TextLen + q.ImageLen
-	for i := range n {
-		d := dst[i*ld:][:ld]
-		clear(d[copy(d, m.data[tokenRow(q, i)*m.stride+col:][:cols]):])
+	if ld > cols {
+		clear(dst[:n*ld])
+	}
+	if q.TextLen > 0 {
+		w.copyRows(&dst[0], ld, &m.data[q.TextOff*m.stride+col], m.stride, q.TextLen, cols)
+	}
+	if q.ImageLen > 0 {
+		w.copyRows(&dst[q.TextLen*ld], ld, &m.data[q.ImageOff*m.stride+col], m.stride, q.ImageLen, cols)
 	}
 	clear(dst[n*ld : rows*ld])
+}
+
+// loadPanels is load to panels of nr columns. src is room for n × up(cols, nr)
+// elements.
+func (w *worker) loadPanels(dst, src []float32, m *matrix, col, cols int, q *kernels.Sequence) {
+	n, nr := q.TextLen+q.ImageLen, w.nr
+	if cols%nr > 0 {
+		ld := up(cols, nr)
+		w.load(src, ld, n, m, col, cols, q)
+		w.packB(dst, src, 0, ld, n, ld)
+		return
+	}
+	for j := 0; j < cols; j += nr {
+		panel := dst[j*n:][:n*nr]
+		if q.TextLen > 0 {
+			w.pack(&panel[0], &m.data[q.TextOff*m.stride+col+j], m.stride, q.TextLen)
+		}
+		if q.ImageLen > 0 {
+			w.pack(&panel[q.TextLen*nr], &m.data[q.ImageOff*m.stride+col+j], m.stride, q.ImageLen)
+		}
+	}
 }
 
 func up(n, to int) int { return blocks(n, to) * to }
@@ -159,7 +189,7 @@ func (d *device) attention(o *attention) {
 	}
 	d.shared.measure(o.Sequences, o.Bias.Table)
 	d.shared.bias.expand(&o.Bias, o.Heads)
-	d.each(o, blocks(len(o.Sequences), d.shared.chunk)*o.Heads, int((*kernels.Attention)(o).FLOPs()))
+	d.each(o, blocks(len(o.Sequences), d.shared.chunk)*o.Heads, int((*kernels.Attention)(o).FLOPs()/8))
 }
 
 func (o *attention) do(w *worker, u int) {
@@ -179,21 +209,21 @@ func (o *attention) head(w *worker, q *kernels.Sequence, h int) {
 	hd := width / o.Heads
 	ld := up(hd, w.nr)
 	keys, rows := up(n, w.nr), up(n, w.mr)
-	step := max(w.mr, queryRows/w.mr*w.mr)
+	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
 
-	buf := w.scratch(max(rows, keys)*ld + 2*keys*ld + rows*ld + min(rows, step)*(keys+ld) + 8*align)
-	src := carve(&buf, max(rows, keys)*ld)
+	buf := w.scratch((2*keys+n+rows)*ld + step*(keys+ld+1) + 8*align)
+	src := carve(&buf, keys*ld)
 	kT := carve(&buf, keys*hd)
 	v := carve(&buf, n*ld)
 	query := carve(&buf, rows*ld)
-	s := carve(&buf, min(rows, step)*keys)
-	y := carve(&buf, min(rows, step)*ld)
+	s := carve(&buf, step*keys)
+	y := carve(&buf, step*ld)
+	share := carve(&buf, step) // 1/Σ exp of a row
 
-	load(src, ld, n, &qkv, width+h*hd, hd, q)
-	w.packBT(kT, src, 0, ld, hd, n)
-	load(src, ld, n, &qkv, 2*width+h*hd, hd, q)
-	w.packB(v, src, 0, ld, n, ld)
-	load(query, ld, rows, &qkv, h*hd, hd, q)
+	w.loadPanels(v, src, &qkv, 2*width+h*hd, hd, q)
+	w.load(src, ld, keys, &qkv, width+h*hd, hd, q)
+	w.packBT(kT, src, 0, ld, hd, keys)
+	w.load(query, ld, rows, &qkv, h*hd, hd, q)
 
 	for i0 := 0; i0 < n; i0 += step {
 		m := min(step, n-i0)
@@ -203,12 +233,12 @@ func (o *attention) head(w *worker, q *kernels.Sequence, h int) {
 			w.logits(l, o.Scale, h, i0+i, q)
 			top := w.max(l)
 			sum := w.expSum(l, l, top)
-			w.scale(l, l, 1/sum)
+			share[i] = 1 / sum
 			lse.data[tokenRow(q, i0+i)*lse.stride+h] = top + float32(math.Log(float64(sum)))
 		}
 		w.product(m, ld, n, s, keys, 1, v, y, ld, false)
 		for i := range m {
-			copy(out.row(tokenRow(q, i0+i))[h*hd:][:hd], y[i*ld:])
+			w.scale(out.row(tokenRow(q, i0+i))[h*hd:][:hd], y[i*ld:][:hd], share[i])
 		}
 	}
 }
@@ -225,7 +255,7 @@ func (d *device) attentionGrad(o *attentionGrad) {
 	if !o.DTable.IsZero() {
 		part = d.zeros(chunks * o.Heads * b.size)
 	}
-	d.each(o, chunks*o.Heads, int((*kernels.AttentionGrad)(o).FLOPs()))
+	d.each(o, chunks*o.Heads, int((*kernels.AttentionGrad)(o).FLOPs()/8))
 	if part != nil && b.size > 0 {
 		n := o.Heads * b.size
 		d.combine(part[:n], part[n:], n)
@@ -256,16 +286,16 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []floa
 	hd := width / o.Heads
 	ld := up(hd, w.nr)
 	// Logits have room for whole tiles with keys as columns and as rows.
-	keys := max(up(n, w.nr), up(n, w.mr))
-	rows := up(n, w.mr)
+	cols, rows := up(n, w.nr), up(n, w.mr)
+	keys := max(cols, rows)
 	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
 
-	buf := w.scratch((5*rows+up(n, w.nr)*2+n+2*step)*ld + 2*step*keys + 16*align)
+	buf := w.scratch((4*rows+3*cols+n+2*step)*ld + 2*step*keys + 16*align)
 	query := carve(&buf, rows*ld)
 	dy := carve(&buf, rows*ld)
-	src := carve(&buf, rows*ld)
-	kT := carve(&buf, up(n, w.nr)*hd)
-	vT := carve(&buf, up(n, w.nr)*hd)
+	src := carve(&buf, cols*ld)
+	kT := carve(&buf, cols*hd)
+	vT := carve(&buf, cols*hd)
 	k := carve(&buf, n*ld)
 	panel := carve(&buf, step*ld)
 	dq := carve(&buf, step*ld)
@@ -274,13 +304,13 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []floa
 	s := carve(&buf, step*keys)
 	ds := carve(&buf, step*keys)
 
-	load(src, ld, n, &qkv, 2*width+h*hd, hd, q)
-	w.packBT(vT, src, 0, ld, hd, n)
-	load(src, ld, n, &qkv, width+h*hd, hd, q)
-	w.packBT(kT, src, 0, ld, hd, n)
-	w.packB(k, src, 0, ld, n, ld)
-	load(query, ld, rows, &qkv, h*hd, hd, q)
-	load(dy, ld, rows, &dout, h*hd, hd, q)
+	w.loadPanels(k, src, &qkv, width+h*hd, hd, q)
+	w.load(src, ld, cols, &qkv, 2*width+h*hd, hd, q)
+	w.packBT(vT, src, 0, ld, hd, cols)
+	w.load(src, ld, cols, &qkv, width+h*hd, hd, q)
+	w.packBT(kT, src, 0, ld, hd, cols)
+	w.load(query, ld, rows, &qkv, h*hd, hd, q)
+	w.load(dy, ld, rows, &dout, h*hd, hd, q)
 
 	for i0 := 0; i0 < n; i0 += step {
 		m := min(step, n-i0)

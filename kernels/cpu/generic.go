@@ -7,7 +7,7 @@ import (
 
 var generic = isa{
 	name: "generic", mr: 4, nr: 4,
-	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packA: packGeneric,
+	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, copyRows: copyRowsGeneric,
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
 	gelu: geluGeneric, geluGrad: geluGradGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
@@ -55,6 +55,12 @@ func packTGeneric(dst, src *float32, stride, k int) {
 	for l := range k {
 		*(*[4]float32)(unsafe.Pointer(at(dst, 4*l))) = [4]float32{
 			*at(src, l), *at(src, stride+l), *at(src, 2*stride+l), *at(src, 3*stride+l)}
+	}
+}
+
+func copyRowsGeneric(dst *float32, ldd int, src *float32, lds, rows, cols int) {
+	for i := range rows {
+		copy(unsafe.Slice(at(dst, i*ldd), cols), unsafe.Slice(at(src, i*lds), cols))
 	}
 }
 

@@ -16,8 +16,10 @@ type isa struct {
 	// packT copies the transpose of nr rows of k elements at a distance of
 	// stride to the panel dst.
 	packT func(dst, src *float32, stride, k int)
-	// packA is pack for rows of mr elements.
-	packA func(dst, src *float32, stride, k int)
+	// packCols is pack for rows of mr elements.
+	packCols func(dst, src *float32, stride, k int)
+	// copyRows copies rows of cols elements, from a distance of lds to one of ldd.
+	copyRows func(dst *float32, ldd int, src *float32, lds, rows, cols int)
 
 	add      func(y, x []float32)                  // y += x
 	axpy     func(y, x []float32, a float32)       // y += a·x

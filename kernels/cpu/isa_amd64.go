@@ -19,7 +19,7 @@ func available() []*isa {
 
 var avx2 = isa{
 	name: "avx2", mr: 6, nr: 16,
-	gemm: gemmAVX2, pack: packAVX2, packT: packTAVX2, packA: packAAVX2,
+	gemm: gemmAVX2, pack: packAVX2, packT: packTAVX2, packCols: packColsAVX2, copyRows: copyRowsAVX2,
 	add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleAdd: scaleAddAVX2,
 	mul: mulAVX2, mulAdd: mulAddAVX2, mulAcc: mulAccAVX2,
 	gelu: geluAVX2, geluGrad: geluGradAVX2, tanh: tanhAVX2, tanhGrad: tanhGradAVX2,
@@ -29,7 +29,7 @@ var avx2 = isa{
 
 var avx512 = isa{
 	name: "avx512", mr: 14, nr: 32,
-	gemm: gemmAVX512, pack: packAVX512, packT: packTAVX512, packA: packAAVX512,
+	gemm: gemmAVX512, pack: packAVX512, packT: packTAVX512, packCols: packColsAVX512, copyRows: copyRowsAVX512,
 	add: addAVX512, axpy: axpyAVX512, scale: scaleAVX512, scaleAdd: scaleAddAVX512,
 	mul: mulAVX512, mulAdd: mulAddAVX512, mulAcc: mulAccAVX512,
 	gelu: geluAVX512, geluGrad: geluGradAVX512, tanh: tanhAVX512, tanhGrad: tanhGradAVX512,

@@ -27,7 +27,7 @@ func (d *device) matMul(o *matMul) {
 }
 
 // minProduct is how many multiplications repay a further thread.
-const minProduct = 1 << 18
+const minProduct = 1 << 20
 
 // cut finds a grid of at most threads rectangles whose largest is smallest,
 // and among those the one with the shortest edges, since each thread packs
@@ -75,12 +75,27 @@ func (o *matMul) do(w *worker, u int) {
 			add := l > 0 || o.Accumulate
 			for i := i0; i < i1; i += mcMax {
 				mc := min(mcMax, i1-i)
-				full := mc / mr * mr // rows of A that are used where they lie
+				// Rows of A, kc elements each, serve where they lie if they
+				// follow each other closely, and else in a copy: rows a page
+				// apart compete for the same few lines of the cache.
+				var ap *float32
+				ars, acs := kc, 1
+				switch {
+				case kc == 0:
+				case o.TransA:
+					ars, acs = 1, mr
+					w.packA(aBuf, a, l*o.A.Stride+i, o.A.Stride, kc, mc)
+					ap = &aBuf[0]
+				case o.A.Stride < 2*kc && mc%mr == 0:
+					ap, ars = &a[i*o.A.Stride+l], o.A.Stride
+				default:
+					w.copyRows(&aBuf[0], kc, &a[i*o.A.Stride+l], o.A.Stride, mc, kc)
+					clear(aBuf[mc*kc:][:(up(mc, mr)-mc)*kc])
+					ap = &aBuf[0]
+				}
+				panel := mr * ars // elements from one panel of A to the next
 				if o.TransA {
-					full = 0
-					w.packRows(aBuf, a, l*o.A.Stride+i, 1, o.A.Stride, kc, mc)
-				} else if full < mc {
-					w.packRows(aBuf, a, (i+full)*o.A.Stride+l, o.A.Stride, 1, kc, mc-full)
+					panel = mr * kc
 				}
 				for jj := 0; jj < nc; jj += nr {
 					var bp *float32
@@ -88,24 +103,16 @@ func (o *matMul) do(w *worker, u int) {
 						bp = &bBuf[jj*kc]
 					}
 					for ii := 0; ii < mc; ii += mr {
-						var ap *float32
-						ars, acs := 1, mr
-						switch {
-						case kc == 0:
-						case ii < full:
-							ap, ars, acs = &a[(i+ii)*o.A.Stride+l], o.A.Stride, 1
-						default:
-							ap = &aBuf[(ii-full)*kc]
-						}
-						at := (i+ii)*o.C.Stride + j + jj
+						ap := at(ap, ii/mr*panel)
+						cAt := (i+ii)*o.C.Stride + j + jj
 						if ii+mr <= mc && jj+nr <= nc {
-							w.gemm(kc, ap, ars, acs, bp, &c[at], o.C.Stride, add)
+							w.gemm(kc, ap, ars, acs, bp, &c[cAt], o.C.Stride, add)
 							continue
 						}
 						w.gemm(kc, ap, ars, acs, bp, &tile[0], nr, false)
 						cols := min(nr, nc-jj)
 						for r := range min(mr, mc-ii) {
-							row, t := c[at+r*o.C.Stride:][:cols], tile[r*nr:][:cols]
+							row, t := c[cAt+r*o.C.Stride:][:cols], tile[r*nr:][:cols]
 							if add {
 								for x, v := range t {
 									row[x] += v
@@ -195,25 +202,19 @@ func (s *isa) packBT(dst, src []float32, off, stride, k, n int) {
 	}
 }
 
-// packRows makes panels of mr rows, element (i, l) at l·mr + i, the last one
-// filled up with zeros, from the m × k matrix with element (i, l) at
-// src[off + i·rs + l·cs]. Either rs is 1, or m is less than mr.
-func (s *isa) packRows(dst, src []float32, off, rs, cs, k, m int) {
-	if k == 0 {
-		return
-	}
+// packA makes panels of mr rows, element (i, l) at l·mr + i, from the
+// transpose of the k × m matrix at src[off], the last one filled up with zeros.
+func (s *isa) packA(dst, src []float32, off, stride, k, m int) {
 	mr := s.mr
 	for i := 0; i < m; i += mr {
 		panel := dst[i*k:][:k*mr]
 		if i+mr <= m {
-			s.packA(&panel[0], &src[off+i], cs, k)
+			s.packCols(&panel[0], &src[off+i], stride, k)
 			continue
 		}
-		clear(panel)
-		for x := range m - i {
-			for l := range k {
-				panel[l*mr+x] = src[off+(i+x)*rs+l*cs]
-			}
+		for l := range k {
+			p := panel[l*mr:][:mr]
+			clear(p[copy(p, src[off+i+l*stride:][:m-i]):])
 		}
 	}
 }

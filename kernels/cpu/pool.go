@@ -113,7 +113,7 @@ func (p *pool) work(w *worker) {
 }
 
 // minWork is the number of elements from which on more than one thread helps.
-const minWork = 1 << 14
+const minWork = 1 << 15
 
 // each does all units of t, which together touch work elements.
 func (p *pool) each(t task, units, work int) {

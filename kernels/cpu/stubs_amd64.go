@@ -9,20 +9,25 @@ package cpu
 //go:noescape
 func gemmAVX2(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
 
-// packAVX2 copies k rows of 16 elements.
+// packAVX2 copies k rows of 16 elements at a distance of at least 16.
 //
 //go:noescape
 func packAVX2(dst *float32, src *float32, stride int, k int)
 
-// packAAVX2 copies k rows of 6 elements.
+// packColsAVX2 copies k rows of 6 elements at a distance of at least 6.
 //
 //go:noescape
-func packAAVX2(dst *float32, src *float32, stride int, k int)
+func packColsAVX2(dst *float32, src *float32, stride int, k int)
 
 // packTAVX2 copies the transpose of 16 rows of k elements.
 //
 //go:noescape
 func packTAVX2(dst *float32, src *float32, stride int, k int)
+
+// copyRowsAVX2 copies rows of cols elements.
+//
+//go:noescape
+func copyRowsAVX2(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
 
 // addAVX2 adds x to y.
 //
@@ -119,20 +124,25 @@ func adamWAVX2(p []float32, m []float32, v []float32, g []float32, c *[8]float32
 //go:noescape
 func gemmAVX512(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
 
-// packAVX512 copies k rows of 32 elements.
+// packAVX512 copies k rows of 32 elements at a distance of at least 32.
 //
 //go:noescape
 func packAVX512(dst *float32, src *float32, stride int, k int)
 
-// packAAVX512 copies k rows of 14 elements.
+// packColsAVX512 copies k rows of 14 elements at a distance of at least 14.
 //
 //go:noescape
-func packAAVX512(dst *float32, src *float32, stride int, k int)
+func packColsAVX512(dst *float32, src *float32, stride int, k int)
 
 // packTAVX512 copies the transpose of 32 rows of k elements.
 //
 //go:noescape
 func packTAVX512(dst *float32, src *float32, stride int, k int)
+
+// copyRowsAVX512 copies rows of cols elements.
+//
+//go:noescape
+func copyRowsAVX512(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
 
 // addAVX512 adds x to y.
 //

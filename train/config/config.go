@@ -74,7 +74,8 @@ type Model struct {
 	VLStart int `yaml:"vl_start"`
 	// Vocab is the number of words; 0 takes the vocabulary file's.
 	Vocab int `yaml:"vocab"`
-	// VocabFile is the WordPiece vocabulary, one piece a line.
+	// VocabFile is the WordPiece vocabulary, one piece a line; empty takes that
+	// of bert-base-uncased.
 	VocabFile string `yaml:"vocab_file"`
 	// MaxText is the longest text in tokens, [CLS] and [SEP] included.
 	MaxText int `yaml:"max_text"`
@@ -84,6 +85,9 @@ type Model struct {
 	Position    Position `yaml:"position"`
 	// LayerScale is the initial γ of the residual branches; 0 leaves γ out.
 	LayerScale float64 `yaml:"layer_scale"`
+	// InitStd is the deviation of fresh weights; 0 means the paper's 0.02,
+	// which suits a width of 768. Narrow models start better with more.
+	InitStd float64 `yaml:"init_std"`
 }
 
 // VisualKind names a visual tokenizer.
@@ -92,18 +96,17 @@ type VisualKind string
 // The visual tokenizers.
 const (
 	NoVisual VisualKind = "none"
-	VQKD     VisualKind = "vqkd"  // ViT encoder with a vector-quantised code, trained by a tokenizer stage
-	DALLE    VisualKind = "dalle" // DALL-E's convolutional encoder, loaded from its weights
+	VQKD     VisualKind = "vqkd" // ViT encoder with a vector-quantised code, trained by a tokenizer stage
 )
 
-func (VisualKind) legal() []string { return []string{string(NoVisual), string(VQKD), string(DALLE)} }
+func (VisualKind) legal() []string { return []string{string(NoVisual), string(VQKD)} }
 
 // Visual is the tokenizer that turns patches into the codes that masked image
 // modelling predicts.
 type Visual struct {
 	Kind VisualKind `yaml:"kind"`
-	// Weights is a file to load the tokenizer from; empty where a tokenizer
-	// stage trains it.
+	// Weights is a trained tokenizer, a checkpoint folder of a tokenizer stage
+	// or its model.safetensors; empty where a stage of this run trains it.
 	Weights string `yaml:"weights"`
 	// Codes is the size of the codebook.
 	Codes int `yaml:"codes"`

@@ -39,7 +39,7 @@ func (r *Run) Validate() error {
 			tokenizer = true
 		case Vision:
 			p.require(r.Visual.Kind != NoVisual, key, "a vision stage predicts the codes of a visual tokenizer: set visual.kind")
-			p.require(r.Visual.Kind != VQKD || tokenizer, key, "the visual tokenizer is untrained: put a tokenizer stage before, or set visual.weights")
+			p.require(r.Visual.Kind != VQKD || tokenizer || r.Visual.Weights != "", key, "the visual tokenizer is untrained: put a tokenizer stage before, or set visual.weights")
 		}
 	}
 	return errors.Join(p...)
@@ -54,18 +54,14 @@ func (r *Run) Ready() error {
 	}
 	p.require(len(r.Stages) > 0, "stages", "there is none to run")
 	p.require(r.Out != "", "out", "name the folder for the results")
-	p.require(r.Visual.Kind != DALLE || r.Visual.Weights != "", "visual.weights", "name the file with DALL-E's encoder")
-	words := false
 	for _, s := range r.Stages {
 		if s.Kind == Text {
 			p.require(len(r.Data.Text) > 0, "data.text", "stage %s needs text files", s.Name)
 		} else {
 			p.require(len(r.Data.Pairs) > 0, "data.pairs", "stage %s needs lists of pictures", s.Name)
 		}
-		words = words || s.Kind == Text || s.Kind == VL || s.Kind == Retrieval
 		p.require(s.EvalEvery == 0 || s.Kind != VL && s.Kind != Retrieval || len(r.Data.Test) > 0, "data.test", "stage %s evaluates every %d steps and needs lists of pictures", s.Name, s.EvalEvery)
 	}
-	p.require(!words || r.Model.VocabFile != "", "model.vocab_file", "name the vocabulary")
 	return errors.Join(p...)
 }
 

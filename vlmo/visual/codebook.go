@@ -285,7 +285,7 @@ func (t *Tokenizer) UpdateCodebook(s *engine.Step) error {
 				continue
 			}
 			z := h.z[int(rows[0])*d:][:d]
-			rows = rows[:len(rows)-1]
+			rows = rows[1:]
 			copy(h.codebook[c*d:], z)
 			for i, v := range z {
 				h.sum[c*d+i] = mean * v

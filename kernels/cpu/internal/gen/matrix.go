@@ -109,42 +109,82 @@ func (g *gen) gemm() {
 	g.end()
 }
 
-// pack copies rows of n elements, an even number.
+// pack copies rows of n elements. It moves whole vectors, and what one writes
+// too much the next row overwrites; only the last row is copied exactly. To
+// read too much is safe since rows follow that are no shorter than n.
 func (g *gen) pack(name string, n int) {
-	g.text(name, "func(dst, src *float32, stride, k int)", fmt.Sprintf("copies k rows of %d elements.", n))
+	g.text(name, "func(dst, src *float32, stride, k int)",
+		fmt.Sprintf("copies k rows of %d elements at a distance of at least %[1]d.", n))
 	dst := g.Load(g.Param("dst"), g.GP64()).(reg.GPVirtual)
 	src := g.Load(g.Param("src"), g.GP64()).(reg.GPVirtual)
 	stride := g.Load(g.Param("stride"), g.GP64()).(reg.GPVirtual)
 	k := g.Load(g.Param("k"), g.GP64()).(reg.GPVirtual)
 	g.SHLQ(operand.U8(2), stride)
-	g.Label("loop")
+	row := func(exact bool) {
+		for i := 0; i < n; {
+			from, to := operand.Mem{Base: src, Disp: 4 * i}, operand.Mem{Base: dst, Disp: 4 * i}
+			switch left := n - i; {
+			case left >= 8 || !exact:
+				v := g.YMM()
+				g.VMOVUPS(from, v)
+				g.VMOVUPS(v, to)
+				i += 8
+			case left >= 4:
+				v := g.XMM()
+				g.VMOVUPS(from, v)
+				g.VMOVUPS(v, to)
+				i += 4
+			default:
+				v := g.GP64()
+				g.MOVQ(from, v)
+				g.MOVQ(v, to)
+				i += 2
+			}
+		}
+		g.ADDQ(stride, src)
+		g.ADDQ(operand.U32(uint64(4*n)), dst)
+	}
+	for _, u := range []int{4, 1} {
+		top, next := g.label("loop"), g.label("next")
+		g.Label(top)
+		g.CMPQ(k, operand.U32(uint64(u)))
+		g.JLE(operand.LabelRef(next))
+		for range u {
+			row(false)
+		}
+		g.SUBQ(operand.U32(uint64(u)), k)
+		g.JMP(operand.LabelRef(top))
+		g.Label(next)
+	}
 	g.TESTQ(k, k)
 	g.JEQ(operand.LabelRef("done"))
-	for i := 0; i < n; {
-		from, to := operand.Mem{Base: src, Disp: 4 * i}, operand.Mem{Base: dst, Disp: 4 * i}
-		switch left := n - i; {
-		case left >= 8:
-			v := g.YMM()
-			g.VMOVUPS(from, v)
-			g.VMOVUPS(v, to)
-			i += 8
-		case left >= 4:
-			v := g.XMM()
-			g.VMOVUPS(from, v)
-			g.VMOVUPS(v, to)
-			i += 4
-		default:
-			v := g.GP64()
-			g.MOVQ(from, v)
-			g.MOVQ(v, to)
-			i += 2
-		}
-	}
-	g.ADDQ(stride, src)
-	g.ADDQ(operand.U32(uint64(4*n)), dst)
-	g.DECQ(k)
-	g.JMP(operand.LabelRef("loop"))
+	row(true)
 	g.Label("done")
+	g.end()
+}
+
+// copyRows copies a matrix.
+func (g *gen) copyRows() {
+	g.text("copyRows", "func(dst *float32, ldd int, src *float32, lds, rows, cols int)", "copies rows of cols elements.")
+	base := map[string]reg.GPVirtual{
+		"dst": g.Load(g.Param("dst"), g.GP64()).(reg.GPVirtual),
+		"src": g.Load(g.Param("src"), g.GP64()).(reg.GPVirtual),
+	}
+	ldd := g.Load(g.Param("ldd"), g.GP64()).(reg.GPVirtual)
+	lds := g.Load(g.Param("lds"), g.GP64()).(reg.GPVirtual)
+	rows := g.Load(g.Param("rows"), g.GP64()).(reg.GPVirtual)
+	cols := g.Load(g.Param("cols"), g.GP64()).(reg.GPVirtual)
+	g.SHLQ(operand.U8(2), ldd)
+	g.SHLQ(operand.U8(2), lds)
+	g.Label("row")
+	g.TESTQ(rows, rows)
+	g.JEQ(operand.LabelRef("end"))
+	g.loop(base, cols, 4, func(l *lanes) { l.store(l.load("src"), "dst") })
+	g.ADDQ(ldd, base["dst"])
+	g.ADDQ(lds, base["src"])
+	g.DECQ(rows)
+	g.JMP(operand.LabelRef("row"))
+	g.Label("end")
 	g.end()
 }
 
