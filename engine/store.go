@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -178,6 +179,9 @@ func (st *Store) Gradient(p *Param) []float32 {
 // ZeroGrad sets all gradients to zero.
 func (st *Store) ZeroGrad() { st.dev.Run(&kernels.Fill{Y: st.Grad}) }
 
+// ErrNotFinite is returned for a gradient whose norm is NaN or infinite.
+var ErrNotFinite = errors.New("engine: the gradient's norm is not finite")
+
 // Optimizer is AdamW as in SPEC §8.
 type Optimizer struct {
 	Beta1, Beta2, Eps, Decay float32
@@ -192,6 +196,7 @@ type Optimizer struct {
 
 // Update applies one step with the learning rate lr to every parameter that
 // got a gradient in this run, and returns the gradient's norm before clipping.
+// A norm that is not finite is ErrNotFinite, and nothing changes.
 func (o *Optimizer) Update(st *Store, lr float32) (norm float64, err error) {
 	if o.norm.IsZero() {
 		m, err := st.dev.Alloc(4)
@@ -207,6 +212,9 @@ func (o *Optimizer) Update(st *Store, lr float32) (norm float64, err error) {
 	var sq [1]float32
 	st.dev.Read(sq[:], o.norm)
 	norm = math.Sqrt(float64(sq[0]))
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return norm, errors.Join(ErrNotFinite, st.dev.Sync())
+	}
 	scale := float32(1)
 	if o.Clip > 0 && norm > float64(o.Clip) {
 		scale = float32(float64(o.Clip) / (norm + 1e-6))

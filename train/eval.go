@@ -8,7 +8,6 @@ import (
 	"vlmo-train/data/img"
 	"vlmo-train/engine"
 	"vlmo-train/kernels"
-	"vlmo-train/train/config"
 	"vlmo-train/vlmo"
 )
 
@@ -53,6 +52,9 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 		e, err := r.test.Example(i)
 		if err != nil {
 			return nil, err
+		}
+		if e.Image == nil {
+			return nil, fmt.Errorf("train: example %q has no picture", e.ID)
 		}
 		if err := resizer.Resize(picture, e.Image, img.Box{X1: float32(e.Image.W), Y1: float32(e.Image.H)}); err != nil {
 			return nil, fmt.Errorf("train: example %q: %w", e.ID, err)
@@ -246,29 +248,3 @@ func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids 
 	r.RerankedToImg, err = reorder(false)
 	return err
 }
-
-// Evaluator is a Hook that evaluates retrieval every EvalEvery steps of the
-// stages that train it.
-type Evaluator struct {
-	Run *Run
-	// Report is told of each result.
-	Report func(s *Stage, step int, r *Retrieval) error
-}
-
-// StageStart does nothing.
-func (e *Evaluator) StageStart(*Stage) error { return nil }
-
-// Step evaluates where it is due.
-func (e *Evaluator) Step(s *Stage, p *Progress) error {
-	if s.EvalEvery == 0 || p.Step%s.EvalEvery != 0 || s.Kind != config.VL && s.Kind != config.Retrieval {
-		return nil
-	}
-	r, err := e.Run.Evaluate(s.model, 0)
-	if err != nil {
-		return err
-	}
-	return e.Report(s, p.Step, r)
-}
-
-// StageEnd does nothing.
-func (e *Evaluator) StageEnd(*Stage) error { return nil }

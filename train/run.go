@@ -267,7 +267,20 @@ func (r *Run) writeConfig() error {
 			return fmt.Errorf("train: %s is of another configuration than this run's: %s", path, d)
 		}
 	}
-	return os.WriteFile(path, y, 0o666)
+	return replaceFile(path, y)
+}
+
+// replaceFile writes a file that is the old or the new one whenever the
+// process dies.
+func replaceFile(path string, content []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, 0o666); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
 }
 
 // firstDifference compares two configurations line by line; what does not
@@ -443,9 +456,11 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 		}
 		p := &Progress{Step: step + 1, Losses: losses, LR: sched.Rate(step), Batch: s.Batch}
 		if v := p.Total(); math.IsNaN(v) || math.IsInf(v, 0) {
-			return r.explainNaN(s, step, b, v)
+			return r.explainNaN(s, step, b, fmt.Sprintf("the loss is %v", v))
 		}
-		if p.GradNorm, err = opt.Update(s.store, float32(p.LR)); err != nil {
+		if p.GradNorm, err = opt.Update(s.store, float32(p.LR)); errors.Is(err, engine.ErrNotFinite) {
+			return r.explainNaN(s, step, b, fmt.Sprintf("the gradient's norm is %v", p.GradNorm))
+		} else if err != nil {
 			return err
 		}
 		if s.vis != nil {
@@ -604,7 +619,7 @@ func (r *Run) maskedImages(s *Stage, b *batch) (vlmo.Losses, error) {
 
 // explainNaN runs the step again and names the first op that went wrong. The
 // parameters are those before the step.
-func (r *Run) explainNaN(s *Stage, step int, b *batch, v float64) error {
+func (r *Run) explainNaN(s *Stage, step int, b *batch, what string) error {
 	f := &engine.Finder{Device: s.step.Dev}
 	s.step.Dev = f
 	defer func() { s.step.Dev = f.Device }()
@@ -617,7 +632,7 @@ func (r *Run) explainNaN(s *Stage, step int, b *batch, v float64) error {
 	if errors.Is(lerr, os.ErrNotExist) {
 		last, lerr = "none yet", nil
 	}
-	return errors.Join(fmt.Errorf("step %d: the loss is %v; first bad op: %s; last good checkpoint: %s", step+1, v, where, last), err, lerr)
+	return errors.Join(fmt.Errorf("step %d: %s; first bad op: %s; last good checkpoint: %s", step+1, what, where, last), err, lerr)
 }
 
 // Model returns the stage's model, nil in a tokenizer stage.
@@ -649,29 +664,24 @@ func (m *Metrics) StageStart(s *Stage) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err := os.Create(m.Path)
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	m.f = f
+	var kept []byte
 	for _, x := range old {
 		if x.Stage == s.Name && x.Step > s.First {
 			continue
 		}
-		if err := m.write(x); err != nil {
+		b, err := json.Marshal(x)
+		if err != nil {
 			return err
 		}
+		kept = append(append(kept, b...), '\n')
 	}
-	return nil
-}
-
-func (m *Metrics) write(x metric) error {
-	b, err := json.Marshal(x)
-	if err != nil {
+	if err := replaceFile(m.Path, kept); err != nil {
 		return err
 	}
-	_, err = m.f.Write(append(b, '\n'))
-	return err
+	if m.f, err = os.OpenFile(m.Path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
 }
 
 // Step appends a line.
@@ -680,7 +690,12 @@ func (m *Metrics) Step(s *Stage, p *Progress) error {
 	for _, l := range p.Losses {
 		x.Losses[l.Name] = l.Value
 	}
-	return m.write(x)
+	b, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	_, err = m.f.Write(append(b, '\n'))
+	return err
 }
 
 // StageEnd closes the file.

@@ -96,7 +96,7 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 	}
 	pixels := s.Upload(b.Pixels, len(b.Pixels)/(3*m.ImageSize*m.ImageSize), 3*m.ImageSize*m.ImageSize)
 	p := &Phase{VLBranch: w.ITC > 0}
-	if w.ITC > 0 || w.ITM > 0 && b.NegativeImage == nil {
+	if w.ITC > 0 {
 		for i, t := range b.Texts {
 			p.Texts = append(p.Texts, Unimodal{Text: t, Sample: b.sample(i), Pass: passText})
 			p.Images = append(p.Images, Unimodal{Image: i, Sample: b.sample(i), Pass: passImage})
@@ -118,11 +118,8 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 
 	var rows need
 	branches := 0
-	if len(p.Texts) > 0 {
-		branches = 1
-		if p.VLBranch {
-			branches = 2
-		}
+	if w.ITC > 0 {
+		branches = 2
 		for br := range Branch(branches) {
 			for i := range n {
 				rows.add(p.TextRow(i, 0, br))
@@ -166,10 +163,7 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 	var dot [2]kernels.Tensor // cosines of the own branch: image→text, text→image
 	for br := range branches {
 		t, i := f.Slice(2*br*n, (2*br+1)*n), f.Slice((2*br+1)*n, (2*br+2)*n)
-		if w.ITC == 0 {
-			t.G, i.G = kernels.Tensor{}, kernels.Tensor{}
-		}
-		if l.ITC.IsZero() && w.ITC > 0 {
+		if l.ITC.IsZero() {
 			l.ITC = s.Zeros(1, 1)
 		}
 		d := m.contrast(s, br, t, i, group, w.ITC/2, b.OriginalWorld, l.ITC)
@@ -182,6 +176,11 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 	}
 	negI, negT := b.NegativeImage, b.NegativeText
 	if negI == nil {
+		if w.ITC == 0 {
+			if dot, err = m.cosines(s, b, pixels, group); err != nil {
+				return l, err
+			}
+		}
 		if negI, negT, err = m.negatives(s, b, dot, group); err != nil {
 			return l, err
 		}
@@ -208,6 +207,8 @@ func (m *Model) checkBatch(b *Batch, w Weights) error {
 		return fmt.Errorf("vlmo: the model has no ITC heads")
 	case w.ITM > 0 && !m.With.ITM:
 		return fmt.Errorf("vlmo: the model has no ITM head")
+	case w.ITM > 0 && b.NegativeImage == nil && !m.With.ITC:
+		return fmt.Errorf("vlmo: negatives are drawn by ITC features, and the model has no ITC heads")
 	case (b.NegativeImage == nil) != (b.NegativeText == nil):
 		return fmt.Errorf("vlmo: negatives given for one modality only")
 	case b.NegativeImage != nil && (len(b.NegativeImage) != n || len(b.NegativeText) != n):
@@ -272,6 +273,19 @@ func (m *Model) contrast(s *engine.Step, br int, text, image layers.Node, group 
 		engine.Run(s, kernels.MatMul{A: op.DDot, TransA: true, B: q[0].X, C: q[1].G, Accumulate: d == 1})
 	}
 	return dot
+}
+
+// cosines returns what contrast returns of the own branch, for a step that
+// draws negatives by them and has no ITC loss: nothing is recorded.
+func (m *Model) cosines(s *engine.Step, b *Batch, pixels, group kernels.Tensor) (dot [2]kernels.Tensor, err error) {
+	train := s.Train
+	s.Train = false
+	defer func() { s.Train = train }()
+	t, i, err := m.CLS(s, b, pixels)
+	if err != nil {
+		return dot, err
+	}
+	return m.contrast(s, 0, t, i, group, 0, 1, kernels.Tensor{}), nil
 }
 
 // negatives draws for every pair an image for its text and a text for its

@@ -173,6 +173,21 @@ func (w *worker) loadPanels(dst, src []float32, m *matrix, col, cols int, q *ker
 	}
 }
 
+// logarithm is a quick math.Log for sums of exponentials, good to float32.
+//
+// With x = 2^e·m and s = (m−1)/(m+1), log m = 2·(s + s³/3 + s⁵/5 + …).
+func logarithm(x float32) float32 {
+	if !(x >= 1 && x < math.MaxFloat32) {
+		return float32(math.Log(float64(x)))
+	}
+	b := math.Float32bits(x) + (0x3f800000 - 0x3f3504f3) // m is in [√½, √2)
+	e := float64(int(b>>23) - 127)
+	m := float64(math.Float32frombits(b&0x7fffff + 0x3f3504f3))
+	s := (m - 1) / (m + 1)
+	q := s * s
+	return float32(e*math.Ln2 + 2*s*(1+q*(1.0/3+q*(1.0/5+q*(1.0/7+q*(1.0/9))))))
+}
+
 func up(n, to int) int { return blocks(n, to) * to }
 
 // carve returns the first n elements of *buf, rounded up to a cache line, and
@@ -234,7 +249,7 @@ func (o *attention) head(w *worker, q *kernels.Sequence, h int) {
 			top := w.max(l)
 			sum := w.expSum(l, l, top)
 			share[i] = 1 / sum
-			lse.data[tokenRow(q, i0+i)*lse.stride+h] = top + float32(math.Log(float64(sum)))
+			lse.data[tokenRow(q, i0+i)*lse.stride+h] = top + logarithm(sum)
 		}
 		w.product(m, ld, n, s, keys, 1, v, y, ld, false)
 		for i := range m {

@@ -63,7 +63,8 @@ type Retrieval struct {
 	Count int
 }
 
-// Baseline is what a named system reaches on the same pairs.
+// Baseline is what a named system reaches on the same pairs; a negative share
+// is not known.
 type Baseline struct {
 	Name     string
 	I2T, T2I [3]float64
@@ -113,7 +114,7 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 	"duration": duration,
 	"grouped":  grouped,
 	"last":     last,
-	"percent":  func(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) },
+	"percent":  percent,
 	"picture":  picture,
 	"recalls":  recalls,
 	"short":    short,
@@ -241,6 +242,14 @@ func total(stages []Stage) float64 {
 		t += s.Seconds
 	}
 	return t
+}
+
+// percent prints a share.
+func percent(x float64) string {
+	if x < 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f %%", 100*x)
 }
 
 // last returns a curve's last finite value as text.

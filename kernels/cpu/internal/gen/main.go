@@ -231,8 +231,6 @@ type lanes struct {
 	k      reg.OpmaskVirtual
 }
 
-func (l *lanes) partial() bool { return l.m != nil || l.k != nil }
-
 func (l *lanes) mem(name string) operand.Mem {
 	b, ok := l.base[name]
 	if !ok {

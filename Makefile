@@ -1,0 +1,46 @@
+# `make help` lists the targets.
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race isa lint arm64 generate bench demo verify ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/vlmo-train, a static binary
+	CGO_ENABLED=0 go build -trimpath -o bin/vlmo-train ./cmd/vlmo-train
+
+test: ## all tests
+	CGO_ENABLED=0 go test ./...
+
+race: ## the packages where goroutines meet, under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -skip 'TestConformance/avx|TestConformance/generic/1' ./data/dataset ./data/loader ./kernels/cpu
+
+isa: ## the parity cases with each instruction set of this processor
+	scripts/isa.sh
+
+lint: ## gofmt, go vet, staticcheck, shellcheck, generated files
+	STATICCHECK=$(STATICCHECK) scripts/lint.sh
+
+arm64: ## build for arm64 and test the kernels in qemu-user
+	scripts/arm64.sh
+
+generate: ## write the assembly of kernels/cpu anew
+	go generate ./...
+
+bench: ## benchmarks into bench/results
+	scripts/bench.sh
+
+demo: ## train all stages on the emoji set and write a report
+	go run ./cmd/vlmo-train demo
+
+verify: ## hold the model against the original's tensors
+	go run ./cmd/vlmo-train verify testdata/parity
+
+ci: ## everything that continuous integration runs
+	.ci/run
+
+clean: ## remove what was built and the test cache
+	rm -rf bin
+	go clean -testcache

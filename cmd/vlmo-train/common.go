@@ -1,0 +1,173 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"vlmo-train/kernels"
+	"vlmo-train/kernels/cpu"
+	"vlmo-train/kernels/ref"
+	"vlmo-train/train"
+	"vlmo-train/train/config"
+	"vlmo-train/train/report"
+)
+
+// Flags that several commands have.
+var (
+	seedFlag    = &cli.Uint64Flag{Name: "seed", Usage: "key of every random draw (default: the configuration's)"}
+	outFlag     = &cli.StringFlag{Name: "out", Usage: "`folder` for checkpoints, logs and the report"}
+	resumeFlag  = &cli.BoolFlag{Name: "resume", Usage: "go on from the last checkpoint"}
+	strictFlag  = &cli.BoolFlag{Name: "strict", Usage: "stop at the first unreadable picture instead of skipping up to 1 %"}
+	threadsFlag = &cli.IntFlag{Name: "threads", Usage: "worker threads, 0 is one a processor; results do not depend on it"}
+	rerankFlag  = &cli.IntFlag{Name: "rerank", Usage: "let the matching head reorder the best `K` candidates"}
+)
+
+// noArgs refuses arguments that no flag takes.
+func noArgs(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError{fmt.Sprintf("%s takes no argument %q", c.Command.Name, c.Args().First())}
+	}
+	return nil
+}
+
+// openDevice returns the device of that name.
+func openDevice(name config.Device, threads int) (kernels.Device, error) {
+	switch name {
+	case config.CPU:
+		return cpu.New(cpu.Options{Threads: threads})
+	case config.Ref:
+		return ref.New(), nil
+	}
+	return nil, usageError{fmt.Sprintf("unknown device %q, want cpu or ref", name)}
+}
+
+// newRun applies the common flags to a configuration and opens its device.
+func newRun(c *cli.Context, cfg *config.Run) (*train.Run, error) {
+	if c.IsSet("seed") {
+		cfg.Seed = c.Uint64("seed")
+	}
+	if c.IsSet("out") {
+		cfg.Out = c.String("out")
+	}
+	if c.IsSet("threads") {
+		cfg.Threads = c.Int("threads")
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	dev, err := openDevice(cfg.Device, cfg.Threads)
+	if err != nil {
+		return nil, err
+	}
+	return &train.Run{Config: cfg, Dev: dev, Resume: c.Bool("resume"), Strict: c.Bool("strict")}, nil
+}
+
+// showSchedule prints what is about to happen and how long it will take.
+func showSchedule(w io.Writer, r *train.Run) error {
+	p, err := train.NewPlan(r.Config)
+	if err != nil {
+		return err
+	}
+	speed, err := train.Speed(r.Dev, r.Config, 300*time.Millisecond)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "%s on %s, %.0f GFLOP/s in matrix products; results go to %s\n\n", r.Config.Name, r.Dev.Name(), speed/1e9, r.Config.Out)
+	if err := p.WriteSchedule(w, speed); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w)
+	return err
+}
+
+// execute trains, evaluates and writes the report.
+func execute(c *cli.Context, r *train.Run, rerank int, baseline *train.Baseline, examples int) error {
+	if err := r.Config.Ready(); err != nil {
+		return err
+	}
+	start := time.Now()
+	out, progress := c.App.Writer, c.App.ErrWriter
+	if err := showSchedule(out, r); err != nil {
+		return err
+	}
+	f, isFile := progress.(*os.File)
+	console := train.NewConsole(progress, isFile && term.IsTerminal(int(f.Fd())))
+	journal := &train.Journal{Path: filepath.Join(r.Config.Out, "journal.jsonl")}
+	r.Hooks = []train.Hook{
+		&train.Metrics{Path: filepath.Join(r.Config.Out, "metrics.jsonl")}, journal, console,
+		&train.Evaluation{Run: r, Tell: []func(*train.Stage, int, *train.Retrieval) error{console.Evaluated, journal.Evaluated}},
+	}
+	err := r.Train(c.Context)
+	console.Close()
+	if errors.Is(err, train.ErrInterrupted) {
+		fmt.Fprintf(progress, "to go on: %s\n", resumeCommand(os.Args, r.Config.Out))
+	}
+	if err != nil {
+		return err
+	}
+	var res *train.Retrieval
+	checkpoint, err := r.Checkpoint(config.VL, config.Retrieval)
+	if err == nil && len(r.Config.Data.Test) > 0 {
+		fmt.Fprintln(progress, "evaluating")
+		if res, err = r.EvaluateCheckpoint(checkpoint, rerank); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
+		if err := res.WriteTable(out, baseline); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
+		if examples > 0 {
+			if err := res.WriteExamples(out, examples); err != nil {
+				return err
+			}
+			fmt.Fprintln(out)
+		}
+	}
+	page, err := r.Report(res, baseline)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(r.Config.Out, "report.html")
+	if err := report.Write(path, page); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "time        %s\ncheckpoints %s\nreport      %s\n", time.Since(start).Round(time.Second), filepath.Join(r.Config.Out, "checkpoints"), path)
+	return nil
+}
+
+// resumeCommand returns the command line that goes on with the run args began.
+func resumeCommand(args []string, out string) string {
+	words := []string{args[0]}
+	for i := 1; i < len(args); i++ {
+		name, _, joined := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
+		switch {
+		case !strings.HasPrefix(args[i], "-"):
+		case name == "out" && !joined:
+			i++
+			continue
+		case name == "out", name == "resume":
+			continue
+		}
+		words = append(words, args[i])
+	}
+	words = append(words, "--resume", "--out", out)
+	for i, w := range words {
+		if w == "" || strings.ContainsAny(w, " \t\n'\"\\$&;|<>()*?[]{}~#!`") {
+			words[i] = strconv.Quote(w)
+			if strings.ContainsAny(w, "$`!\\") && !strings.Contains(w, "'") {
+				words[i] = "'" + w + "'"
+			}
+		}
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs the parity cases with every instruction set that kernels/cpu can choose
+# on this processor, by the variable VLMO_CPU_ISA.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# has FLAG... says whether the processor has all of them.
+has() {
+  local f
+  for f; do
+    grep -qw -- "$f" /proc/cpuinfo || return 1
+  done
+}
+
+sets=(generic)
+if has avx2 fma bmi2; then sets+=(avx2); else echo "isa: avx2 is not tested: this processor has none"; fi
+if has avx2 fma bmi2 avx512f avx512dq; then sets+=(avx512); else echo "isa: avx512 is not tested: this processor has none"; fi
+
+for isa in "${sets[@]}"; do
+  echo "isa: $isa"
+  CGO_ENABLED=0 VLMO_CPU_ISA=$isa go test -count=1 ./train/verify
+done
