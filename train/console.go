@@ -23,7 +23,8 @@ type Console struct {
 	bar    *progressbar.ProgressBar
 	start  time.Time
 	last   time.Time
-	losses []Loss // the latest of each name
+	first  float64 // seconds of the first step, which waits for the loader to start
+	losses []Loss  // the latest of each name
 }
 
 // NewConsole returns a Console that writes to w. terminal tells that w
@@ -57,16 +58,21 @@ func (c *Console) StageStart(s *Stage) error {
 // Step shows losses, throughput and the time left.
 func (c *Console) Step(s *Stage, p *Progress) error {
 	c.merge(p.Losses)
-	done := p.Step - s.First
-	rate := float64(done*p.Batch) / p.Seconds
-	left := time.Duration(p.Seconds / float64(done) * float64(s.Steps-p.Step) * float64(time.Second))
+	done, seconds := p.Step-s.First, p.Seconds
+	if done == 1 {
+		c.first = seconds
+	} else {
+		done, seconds = done-1, seconds-c.first
+	}
+	rate := float64(done*p.Batch) / max(seconds, 1e-9)
+	left := time.Duration(seconds / float64(done) * float64(s.Steps-p.Step) * float64(time.Second))
 	text := fmt.Sprintf("%s  %s %s/s  %s left", lossText(c.losses), number(rate), unit(s.Kind), left.Round(time.Second))
 	if c.bar != nil {
 		c.bar.Describe(text)
 		return c.bar.Set(p.Step)
 	}
 	now := c.now()
-	if p.Step < s.Steps && done > 1 && now.Sub(c.last) < c.every {
+	if p.Step < s.Steps && p.Step > s.First+1 && now.Sub(c.last) < c.every {
 		return nil
 	}
 	c.last = now

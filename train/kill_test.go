@@ -64,8 +64,8 @@ func TestKilled(t *testing.T) {
 		}()
 		// The last rounds are left alone.
 		wait := time.Hour
-		if round < 7 {
-			wait = time.Duration(random.Int64N(int64(length / 2)))
+		if round < 9 {
+			wait = time.Duration(random.Int64N(int64(length / 3)))
 		}
 		var err error
 		select {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,7 +29,7 @@ var (
 	resumeFlag  = &cli.BoolFlag{Name: "resume", Usage: "go on from the last checkpoint"}
 	strictFlag  = &cli.BoolFlag{Name: "strict", Usage: "stop at the first unreadable picture instead of skipping up to 1 %"}
 	threadsFlag = &cli.IntFlag{Name: "threads", Usage: "worker threads, 0 is one a processor; results do not depend on it"}
-	rerankFlag  = &cli.IntFlag{Name: "rerank", Usage: "let the matching head reorder the best `K` candidates"}
+	rerankFlag  = &cli.IntFlag{Name: "rerank", Usage: "let the last vl stage's matching head reorder the best `K` candidates"}
 )
 
 // noArgs refuses arguments that no flag takes.
@@ -115,9 +116,12 @@ func execute(c *cli.Context, r *train.Run, rerank int, baseline *train.Baseline,
 		return err
 	}
 	var res *train.Retrieval
-	checkpoint, err := r.Checkpoint(config.VL, config.Retrieval)
+	checkpoint, err := r.Checkpoint(retrievalKinds(rerank)...)
+	if err != nil && (rerank > 0 || !errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
 	if err == nil && len(r.Config.Data.Test) > 0 {
-		fmt.Fprintln(progress, "evaluating")
+		fmt.Fprintf(progress, "evaluating %s\n", checkpoint)
 		if res, err = r.EvaluateCheckpoint(checkpoint, rerank); err != nil {
 			return err
 		}
@@ -143,6 +147,15 @@ func execute(c *cli.Context, r *train.Run, rerank int, baseline *train.Baseline,
 	}
 	fmt.Fprintf(out, "time        %s\ncheckpoints %s\nreport      %s\n", time.Since(start).Round(time.Second), filepath.Join(r.Config.Out, "checkpoints"), path)
 	return nil
+}
+
+// retrievalKinds are the stages whose checkpoints can be evaluated; only vl
+// stages have the head to rerank with.
+func retrievalKinds(rerank int) []config.Kind {
+	if rerank > 0 {
+		return []config.Kind{config.VL}
+	}
+	return []config.Kind{config.VL, config.Retrieval}
 }
 
 // resumeCommand returns the command line that goes on with the run args began.

@@ -45,7 +45,7 @@ func eval(c *cli.Context) (err error) {
 	}
 	path := c.String("checkpoint")
 	if path == "" {
-		if path, err = r.Checkpoint(config.VL, config.Retrieval); err != nil {
+		if path, err = r.Checkpoint(retrievalKinds(c.Int("rerank"))...); err != nil {
 			return err
 		}
 	}

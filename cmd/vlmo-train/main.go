@@ -38,10 +38,9 @@ func main() {
 // run runs the command line args and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := &cli.App{
-		Name:            "vlmo-train",
-		Usage:           "train VLMo vision-language models",
-		HideVersion:     true,
-		HideHelpCommand: true,
+		Name:        "vlmo-train",
+		Usage:       "train VLMo vision-language models",
+		HideVersion: true,
 		// Values of --set hold commas.
 		DisableSliceFlagSeparator: true,
 		Writer:                    stdout,
@@ -55,13 +54,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			}
 			text := fmt.Sprintf("unknown command %q", c.Args().First())
 			if s := cli.SuggestCommand(c.App.Commands, c.Args().First()); s != "" {
-				text += fmt.Sprintf("; did you mean %q?", s)
+				text += "; " + strings.ToLower(s[:1]) + s[1:]
 			}
 			return usageError{text}
 		},
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = onUsageError
+		c.HideHelpCommand = true
 	}
 	err := app.RunContext(ctx, args)
 	if err == nil {

@@ -267,7 +267,7 @@ func (d *device) attentionGrad(o *attentionGrad) {
 	b.expand(&o.Bias, o.Heads)
 	chunks := blocks(len(o.Sequences), d.shared.chunk)
 	var part []float32
-	if !o.DTable.IsZero() {
+	if b.on && !o.DTable.IsZero() {
 		part = d.zeros(chunks * o.Heads * b.size)
 	}
 	d.each(o, chunks*o.Heads, int((*kernels.AttentionGrad)(o).FLOPs()/8))
@@ -283,7 +283,7 @@ func (o *attentionGrad) do(w *worker, u int) {
 	lo := chunk * w.chunk
 	hi := min(lo+w.chunk, len(o.Sequences))
 	var dbias []float32
-	if !o.DTable.IsZero() {
+	if w.shared.bias.on && !o.DTable.IsZero() {
 		n := o.Heads * w.shared.bias.size
 		dbias = w.part[chunk*n:][:n]
 	}
@@ -300,9 +300,8 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []floa
 	n, width := q.TextLen+q.ImageLen, out.cols
 	hd := width / o.Heads
 	ld := up(hd, w.nr)
-	// Logits have room for whole tiles with keys as columns and as rows.
 	cols, rows := up(n, w.nr), up(n, w.mr)
-	keys := max(cols, rows)
+	keys := max(cols, rows) // of whole tiles, with keys as their columns or rows
 	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
 
 	buf := w.scratch((4*rows+3*cols+n+2*step)*ld + 2*step*keys + 16*align)

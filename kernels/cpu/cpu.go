@@ -1,5 +1,5 @@
 // Package cpu computes the ops of package kernels on the machine's
-// processors: Go assembly for AVX2 with FMA and for AVX-512, portable Go
+// processors: in Go assembly for AVX2 with FMA and for AVX-512, in portable Go
 // elsewhere.
 //
 // Results are the same to the bit for any number of threads: products are
@@ -175,8 +175,11 @@ func (d *device) Run(op kernels.Op) {
 	for i := range d.operands {
 		if t := d.operands[i].Tensor; !inHost(t) {
 			d.fail("%s: %s lies in no memory of this device", op.Name(), d.operands[i].Name)
-			return
 		}
+	}
+	clear(d.operands) // keeps no memory alive
+	if d.err != nil {
+		return
 	}
 	switch o := op.(type) {
 	case *kernels.MatMul:

