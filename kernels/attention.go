@@ -122,8 +122,8 @@ func (o *Attention) Operands(l []Operand) []Operand {
 // AttentionGrad is the backward pass of Attention.
 type AttentionGrad struct {
 	QKV       Tensor // [N, 3·D]
-	Out, DOut Tensor // [N, D]
-	LSE       Tensor // [N, heads]
+	Out, DOut Tensor // [N, D]; Out as Attention wrote it
+	LSE       Tensor // [N, heads], as Attention wrote it
 	Heads     int
 	Scale     float32
 	Sequences []Sequence

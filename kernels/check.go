@@ -23,6 +23,9 @@ func (c *checker) tensor(name string, t Tensor, typ DType, rows, cols int) {
 		}
 		return
 	}
+	if t.Rows < 0 || t.Cols < 0 {
+		c.fail("%s has a negative extent, %d×%d", name, t.Rows, t.Cols)
+	}
 	if t.Type != typ {
 		c.fail("%s is %v, want %v", name, t.Type, typ)
 	}
@@ -44,13 +47,6 @@ func (c *checker) tensor(name string, t Tensor, typ DType, rows, cols int) {
 func (c *checker) optional(name string, t Tensor, typ DType, rows, cols int) {
 	if !t.IsZero() {
 		c.tensor(name, t, typ, rows, cols)
-	}
-}
-
-// contiguous wants the rows of t without gaps.
-func (c *checker) contiguous(name string, t Tensor) {
-	if !t.IsZero() && !t.Contiguous() {
-		c.fail("%s has gaps between rows (%v)", name, t)
 	}
 }
 

@@ -50,6 +50,8 @@ func (o *MatMul) Check() error {
 	c.tensor("C", o.C, F32, m, n)
 	c.optional("Bias", o.Bias, F32, 1, n)
 	switch {
+	case o.Act > GELUGrad:
+		c.fail("activation %d is not known", o.Act)
 	case o.Accumulate && (o.Act != None || !o.Bias.IsZero()):
 		c.fail("Accumulate with a bias or an activation")
 	case o.Act == GELUGrad && !o.Bias.IsZero():

@@ -155,7 +155,8 @@ type Operand struct {
 }
 
 // Op is a kernel call. Implementations are pointers to the structs of this
-// package.
+// package. An Out or InOut operand overlaps another operand only where the
+// op's documentation says that it may be that operand.
 type Op interface {
 	// Name returns the op's type name, such as "LayerNorm".
 	Name() string
