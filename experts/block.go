@@ -131,14 +131,14 @@ type blockRecord struct {
 	p    Pass
 	x, z layers.Node
 
-	norm1         layers.Statistics
-	h1, qkv, lse  kernels.Tensor
-	attn          kernels.Tensor // all rows
-	kept, proj    kernels.Tensor // kept rows of attn and their projection
-	x2            kernels.Tensor
-	norm2         layers.Statistics
+	norm1        layers.Statistics
+	h1, qkv, lse kernels.Tensor
+	attn         kernels.Tensor // all rows
+	kept, proj   kernels.Tensor // kept rows of attn and their projection
+	x2           kernels.Tensor
+	norm2        layers.Statistics
 	h2, pre, act kernels.Tensor
-	ffn           kernels.Tensor
+	ffn          kernels.Tensor
 }
 
 // Forward runs the block and returns the new hidden state, of the kept rows.

@@ -183,6 +183,9 @@ func top(scores func(int) float32, count, n int) []int {
 	return idx[:min(n, count)]
 }
 
+// above lifts reranked candidates over all others, whose scores are cosines.
+const above = 1000
+
 // rerank scores each query's best candidates by ITM logit[1] + cosine,
 // everything else below (SPEC §7).
 func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text, k int) error {
@@ -190,9 +193,6 @@ func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids 
 	px := 3 * m.ImageSize * m.ImageSize
 	reorder := func(byImage bool) (Recall, error) {
 		scores := append([]float32(nil), r.score...)
-		for i := range scores {
-			scores[i] -= 1e6
-		}
 		n, other := r.Images, r.Texts
 		if !byImage {
 			n, other = other, n
@@ -232,7 +232,7 @@ func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids 
 			v := make([]float32, l.Len())
 			s.Dev.Read(v, l)
 			for j, x := range at {
-				scores[x] = r.score[x] + v[2*j+1]
+				scores[x] = r.score[x] + v[2*j+1] + above
 			}
 		}
 		i2t, t2i := r.recalls(func(i, t int) float32 { return scores[i*r.Texts+t] })

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"vlmo-train/data/img"
+	"vlmo-train/data/mask"
 	"vlmo-train/engine"
+	"vlmo-train/rng"
 	"vlmo-train/train/config"
 	"vlmo-train/train/report"
 	"vlmo-train/vlmo"
@@ -363,7 +365,15 @@ func (r *Run) reconstructions(n int) ([]report.Reconstruction, error) {
 	s := engine.NewStep(r.Dev, r.Config.Seed)
 	defer s.Arena.Close()
 	s.Begin(0, false)
-	drawn, err := r.visual.Reconstruct(s, pixels)
+	codes, err := r.visual.Codes(s, pixels, len(pictures))
+	if err != nil {
+		return nil, err
+	}
+	masked, err := r.fillMasked(s, pixels, codes, len(pictures))
+	if err != nil {
+		return nil, err
+	}
+	drawn, err := r.visual.Decode(s, codes)
 	if err != nil {
 		return nil, err
 	}
@@ -372,6 +382,11 @@ func (r *Run) reconstructions(n int) ([]report.Reconstruction, error) {
 		var one report.Reconstruction
 		if one.Original, err = thumb(m); err != nil {
 			return nil, err
+		}
+		if masked != nil {
+			if one.Masked, err = thumb(hide(m, masked[k], r.Config.Model.Patch)); err != nil {
+				return nil, err
+			}
 		}
 		if one.Reconstructed, err = thumb(fromCHW(drawn[k*px:(k+1)*px], size)); err != nil {
 			return nil, err
@@ -462,4 +477,66 @@ func OutFolder(base string, resume bool) (string, error) {
 			return last, nil
 		}
 	}
+}
+
+// fillMasked masks patches of n pictures and replaces their codes by what the
+// vision stage's model predicts. Without such a stage nothing is masked.
+func (r *Run) fillMasked(s *engine.Step, pixels []float32, codes []int32, n int) ([][]bool, error) {
+	path, err := r.Checkpoint(config.Vision)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	w, err := readWeights(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := vlmo.New(r.Dev, r.modelConfig(&config.Stage{Kind: config.Vision}), false)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Store.Close()
+	if _, err := vlmo.Assign(m, w); err != nil {
+		return nil, fmt.Errorf("train: %s: %w", path, err)
+	}
+	masked := make([][]bool, n)
+	for i := range masked {
+		src := rng.New(rng.Key{Seed: r.Config.Seed, Purpose: rng.MaskImage, Sample: uint64(i)})
+		masked[i] = mask.Blocks(&src, m.Window(), m.Window(), mask.BlockOptions{})
+	}
+	predicted, err := m.PredictCodes(s, s.Upload(pixels, n, len(pixels)/n), masked)
+	if err != nil {
+		return nil, err
+	}
+	k := 0
+	for i, ms := range masked {
+		for p, is := range ms {
+			if is {
+				codes[i*len(ms)+p] = predicted[k]
+				k++
+			}
+		}
+	}
+	return masked, nil
+}
+
+// hide returns a copy of a picture with its masked patches in grey.
+func hide(m *img.Image, masked []bool, patch int) *img.Image {
+	out := img.New(m.W, m.H)
+	copy(out.Pix, m.Pix)
+	window := m.W / patch
+	for p, is := range masked {
+		if !is {
+			continue
+		}
+		for y := p / window * patch; y < (p/window+1)*patch; y++ {
+			row := out.Pix[3*(y*m.W+p%window*patch):]
+			for i := range 3 * patch {
+				row[i] = 128
+			}
+		}
+	}
+	return out
 }

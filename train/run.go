@@ -197,8 +197,10 @@ func (r *Run) modelConfig(st *config.Stage) vlmo.Config {
 
 func (r *Run) visualConfig() visual.Config {
 	v, m := &r.Config.Visual, &r.Config.Model
+	base := visual.Base()
 	return visual.Config{ImageSize: m.ImageSize, Patch: m.Patch, Dim: v.Dim, Depth: v.Depth, Heads: v.Heads, Hidden: 4 * v.Dim,
-		DecoderDepth: v.DecoderDepth, Codes: v.Codes, CodeDim: v.CodeDim, Momentum: float32(v.Decay)}
+		DecoderDepth: v.DecoderDepth, Codes: v.Codes, CodeDim: v.CodeDim, Momentum: float32(v.Decay),
+		Commitment: base.Commitment, Dead: base.Dead}
 }
 
 // checkpoints returns the folder of a stage's checkpoints.

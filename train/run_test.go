@@ -236,9 +236,15 @@ func sameJournal(t *testing.T, got, want journal) {
 // losses, weights, moments, update counts and place in the data, in every
 // kind of stage, with other numbers of threads and loader workers.
 func TestResume(t *testing.T) {
-	data := t.TempDir()
-	pairs := writePairs(t, data, 28)
-	c := allStages(pairs, t.TempDir())
+	pairs := writePairs(t, t.TempDir(), 28)
+	stages := func() *config.Run {
+		c := allStages(pairs, t.TempDir())
+		// Parameters that get a gradient in some steps and not in others.
+		vl := c.Stage("vl")
+		vl.MLMEvery, vl.ITMEvery = 3, 2
+		return c
+	}
+	c := stages()
 	want := journal{}
 	if err := start(t.Context(), t, c, 1, false, want.hook()); err != nil {
 		t.Fatal(err)
@@ -256,7 +262,7 @@ func TestResume(t *testing.T) {
 	// that two batches follow each other in between.
 	for _, every := range []int{1, 3} {
 		t.Run(fmt.Sprint(every), func(t *testing.T) {
-			c := allStages(pairs, t.TempDir())
+			c := stages()
 			got := journal{}
 			parts := 0
 			for resume := false; ; resume = true {
@@ -287,7 +293,7 @@ func TestResume(t *testing.T) {
 	}
 
 	// More workers and threads without interruption.
-	c = allStages(pairs, t.TempDir())
+	c = stages()
 	c.Data.Workers = 3
 	got := journal{}
 	if err := start(t.Context(), t, c, 2, false, got.hook()); err != nil {

@@ -405,10 +405,12 @@ func (m *Model) TextMLM(s *engine.Step, masked []Text, labels [][]int32, samples
 	return l, nil
 }
 
-// MaskedImages is the objective of the first stage: predict the visual code
-// of every masked patch. masked is one flag a patch, codes the codes of the
-// masked patches in image and row order.
-func (m *Model) MaskedImages(s *engine.Step, pixels kernels.Tensor, masked [][]bool, codes []int32, samples []uint64) (l Losses, err error) {
+// maskedCodes returns the logits over visual codes of every masked patch, in
+// image and row order.
+func (m *Model) maskedCodes(s *engine.Step, pixels kernels.Tensor, masked [][]bool, samples []uint64) (layers.Node, error) {
+	if m.With.Codes == 0 {
+		return layers.Node{}, fmt.Errorf("vlmo: the model has no head for visual codes")
+	}
 	p := &Phase{Masked: masked}
 	for i := range masked {
 		u := Unimodal{Image: i, Sample: uint64(i), Pass: passImage}
@@ -426,16 +428,44 @@ func (m *Model) MaskedImages(s *engine.Step, pixels kernels.Tensor, masked [][]b
 			}
 		}
 	}
-	if len(rows.rows) != len(codes) || len(codes) == 0 {
-		return l, fmt.Errorf("vlmo: %d codes for %d masked patches", len(codes), len(rows.rows))
+	if len(rows.rows) == 0 {
+		return layers.Node{}, fmt.Errorf("vlmo: none of the patches of %d images is masked", len(masked))
 	}
 	f, err := m.Encode(s, p, pixels, rows.rows)
 	if err != nil {
+		return layers.Node{}, err
+	}
+	return m.codes.Apply(s, f), nil
+}
+
+// MaskedImages is the objective of the first stage: predict the visual code
+// of every masked patch. masked is one flag a patch, codes the codes of the
+// masked patches in image and row order.
+func (m *Model) MaskedImages(s *engine.Step, pixels kernels.Tensor, masked [][]bool, codes []int32, samples []uint64) (l Losses, err error) {
+	logits, err := m.maskedCodes(s, pixels, masked, samples)
+	if err != nil {
 		return l, err
 	}
+	if logits.X.Rows != len(codes) {
+		return l, fmt.Errorf("vlmo: %d codes for %d masked patches", len(codes), logits.X.Rows)
+	}
 	l.MIM = s.Zeros(1, 1)
-	m.classify(s, m.codes.Apply(s, f), codes, 1, l.MIM)
+	m.classify(s, logits, codes, 1, l.MIM)
 	return l, nil
+}
+
+// PredictCodes returns the likeliest visual code of every masked patch, in
+// image and row order.
+func (m *Model) PredictCodes(s *engine.Step, pixels kernels.Tensor, masked [][]bool) ([]int32, error) {
+	logits, err := m.maskedCodes(s, pixels, masked, nil)
+	if err != nil {
+		return nil, err
+	}
+	index := s.Arena.Tensor(kernels.I32, 1, logits.X.Rows)
+	engine.Run(s, kernels.ArgMax{X: logits.X, Index: index})
+	codes := make([]int32, index.Cols)
+	s.Dev.Read(codes, index)
+	return codes, s.Err()
 }
 
 // Retrieval is the objective of retrieval fine-tuning: ITC of the modalities'
