@@ -36,7 +36,7 @@ demo: ## train all stages on the emoji set and write a report
 	go run ./cmd/vlmo-train demo
 
 verify: ## hold the model against the original's tensors
-	go run ./cmd/vlmo-train verify testdata/parity/*/
+	go run ./cmd/vlmo-train verify testdata/parity
 
 ci: ## everything that continuous integration runs
 	.ci/run

@@ -14,7 +14,7 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "verify",
-		Usage:     "compare with tensors of the original code, such as testdata/parity/*",
+		Usage:     "compare with tensors of the original code, such as testdata/parity",
 		ArgsUsage: "FOLDER…",
 		Flags:     []cli.Flag{&cli.StringFlag{Name: "device", Value: "cpu", Usage: "cpu or ref"}, threadsFlag},
 		Action:    verifyAction,
@@ -25,6 +25,10 @@ func verifyAction(c *cli.Context) error {
 	if !c.Args().Present() {
 		return usageError{"name the folders of the cases"}
 	}
+	cases, err := verify.Cases(c.Args().Slice())
+	if err != nil {
+		return err
+	}
 	dev, err := openDevice(config.Device(c.String("device")), c.Int("threads"))
 	if err != nil {
 		return err
@@ -33,7 +37,7 @@ func verifyAction(c *cli.Context) error {
 	short := 0
 	tw := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "case\tquantity\tworst tensor\terror\tlimit\t")
-	for _, dir := range c.Args().Slice() {
+	for _, dir := range cases {
 		list, err := verify.Run(dev, dir)
 		if err != nil {
 			errs = append(errs, err)

@@ -90,6 +90,48 @@ type runner struct {
 	results []Result
 }
 
+// Cases returns the case folders that the arguments name: each is one, or a
+// folder of cases. Plain files, such as a README that a wildcard names too,
+// are left out. It is an error if an argument does not exist or holds no case,
+// or if none is left.
+func Cases(args []string) ([]string, error) {
+	var list []string
+	isCase := func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, "case.json"))
+		return err == nil
+	}
+	for _, arg := range args {
+		fi, err := os.Stat(arg)
+		if err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
+		}
+		if !fi.IsDir() {
+			continue
+		}
+		if isCase(arg) {
+			list = append(list, arg)
+			continue
+		}
+		entries, err := os.ReadDir(arg)
+		if err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
+		}
+		n := len(list)
+		for _, e := range entries {
+			if dir := filepath.Join(arg, e.Name()); isCase(dir) {
+				list = append(list, dir)
+			}
+		}
+		if len(list) == n {
+			return nil, fmt.Errorf("verify: %s is no case and holds none: there is no case.json", arg)
+		}
+	}
+	if len(list) == 0 {
+		return nil, errors.New("verify: no folder of a case is named")
+	}
+	return list, nil
+}
+
 // Run compares the case in dir on dev. The error is about a case that cannot
 // be read or run; a case that runs and differs has a Result that is not OK.
 func Run(dev kernels.Device, dir string) ([]Result, error) {

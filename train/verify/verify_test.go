@@ -54,3 +54,44 @@ func TestCases(t *testing.T) {
 		t.Fatal("no cases in " + root)
 	}
 }
+
+func TestCaseFolders(t *testing.T) {
+	root := "../../testdata/parity"
+	all, err := Cases([]string{root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := filepath.Join(root, "text_mlm")
+	got, err := Cases([]string{filepath.Join(root, "README.md"), one})
+	if err != nil || len(got) != 1 || got[0] != one {
+		t.Errorf("a file and a case give %q, %v", got, err)
+	}
+	if len(all) < 10 {
+		t.Errorf("the folder of cases gives %d", len(all))
+	}
+	for _, bad := range [][]string{{t.TempDir()}, {filepath.Join(root, "none")}, {filepath.Join(root, "README.md")}} {
+		if got, err := Cases(bad); err == nil {
+			t.Errorf("%q gives %q", bad, got)
+		}
+	}
+}
+
+// TestFinds wants a wrong gradient, a wrong output and a touched parameter
+// found: the comparison must be able to fail.
+func TestFinds(t *testing.T) {
+	if e := relative([]float32{1, 2}, []float32{1, 2.1}); e < 0.04 || e > 0.05 {
+		t.Errorf("relative error %v, want about 0.043", e)
+	}
+	r := &runner{name: "x"}
+	r.compare("q", 1e-5, map[string][]float32{"a": {1}, "b": {2}}, map[string][]float32{"a": {1}, "b": {2.1}})
+	r.compare("missing", 1e-5, map[string][]float32{}, map[string][]float32{"a": {1}})
+	r.compare("nothing", 1e-5, map[string][]float32{"a": {1}}, nil)
+	for _, res := range r.results {
+		if res.OK() {
+			t.Errorf("%s passes: %+v", res.Quantity, res)
+		}
+	}
+	if r.results[0].Worst != "b" {
+		t.Errorf("the worst tensor is %q, want b", r.results[0].Worst)
+	}
+}
