@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -55,13 +56,13 @@ func TestKilled(t *testing.T) {
 		}
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 		cmd.Env = append(os.Environ(), inside+"="+c.Out, data+"="+pairs)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
 		ended := make(chan error, 1)
-		var out []byte
-		go func() {
-			var err error
-			out, err = cmd.CombinedOutput()
-			ended <- err
-		}()
+		go func() { ended <- cmd.Wait() }()
 		// The last rounds are left alone.
 		wait := time.Hour
 		if round < 9 {
@@ -71,11 +72,6 @@ func TestKilled(t *testing.T) {
 		select {
 		case err = <-ended:
 		case <-time.After(wait):
-			// Not started yet is as good a moment as any.
-			if cmd.Process == nil {
-				err = <-ended
-				break
-			}
 			_ = cmd.Process.Kill()
 			err = <-ended
 		}
@@ -83,7 +79,7 @@ func TestKilled(t *testing.T) {
 			break
 		}
 		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() >= 0 {
-			t.Fatalf("round %d: %v\n%s", round, err, out)
+			t.Fatalf("round %d: %v\n%s", round, err, &out)
 		}
 		killed++
 		// A folder without a whole checkpoint has seen none, not lost one.

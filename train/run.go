@@ -285,8 +285,9 @@ func replaceFile(path string, content []byte) error {
 	return nil
 }
 
-// firstDifference compares two configurations line by line; what does not
-// change results (threads, workers) may differ.
+// firstDifference compares two configurations line by line. What does not
+// change results may differ: where the run lies and what it is called, the
+// threads, and how often it saves, evaluates and logs.
 func firstDifference(a, b string) string {
 	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
 	for i := range max(len(la), len(lb)) {
@@ -297,7 +298,14 @@ func firstDifference(a, b string) string {
 		if i < len(lb) {
 			y = strings.TrimSpace(lb[i])
 		}
-		if x != y && !strings.HasPrefix(x, "threads:") && !strings.HasPrefix(x, "workers:") && !strings.HasPrefix(x, "device:") {
+		key, _, _ := strings.Cut(y, ":")
+		switch key {
+		case "out", "device", "threads", "workers", "checkpoint_every", "eval_every", "log_every":
+			if strings.HasPrefix(x, key+":") {
+				continue
+			}
+		}
+		if x != y {
 			return fmt.Sprintf("line %d was %q and is %q", i+1, x, y)
 		}
 	}
