@@ -286,7 +286,7 @@ func replaceFile(path string, content []byte) error {
 }
 
 // firstDifference compares two configurations line by line. What does not
-// change results may differ: where the run lies and what it is called, the
+// change results may differ: where the run lies, its device, the
 // threads, and how often it saves, evaluates and logs.
 func firstDifference(a, b string) string {
 	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
