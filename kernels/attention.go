@@ -56,29 +56,40 @@ func (b *RelativeBias) TextImage() int { return b.image() }
 func (b *RelativeBias) ImageText() int { return b.image() + 1 }
 
 // Attention computes, for every sequence and head, softmax(Q·Kᵀ·Scale + bias)·V.
-// Rows of Out that belong to no sequence are not written.
+// With Queries, a list of rows in ascending order without repeats, only those
+// are computed: row i of Q, Out and LSE belongs to row Queries[i] of K and V.
+// Rows of Out and LSE that belong to no sequence are not written.
 type Attention struct {
-	QKV       Tensor // [N, 3·D]: queries, keys, values, each heads × head dim
+	Q         Tensor // [M, D], heads × head dim; F32 or BF16
+	K, V      Tensor // [N, D], of Q's type
+	Queries   Tensor // I32 [1, M], optional (all: M = N)
 	Heads     int
 	Scale     float32
-	Sequences []Sequence
+	Sequences []Sequence // of rows of K and V
 	Bias      RelativeBias
-	Out       Tensor // [N, D], =
-	LSE       Tensor // [N, heads], =: log Σ exp of the logits, for the backward pass
+	Out       Tensor // [M, D] of Q's type, =
+	LSE       Tensor // [M, heads], =: log Σ exp of the logits, for the backward pass
 }
 
 func (o *Attention) Name() string { return "Attention" }
 func (o *Attention) Check() error {
 	c := checker{op: "Attention"}
-	n, d := o.QKV.Rows, o.QKV.Cols/3
-	c.tensor("QKV", o.QKV, F32, -1, 3*d)
-	c.tensor("Out", o.Out, F32, n, d)
-	c.tensor("LSE", o.LSE, F32, n, o.Heads)
-	checkAttention(&c, n, d, o.Heads, o.Sequences, &o.Bias)
+	c.attention(o.Q, o.K, o.V, o.Queries, o.Out, o.LSE, o.Heads, o.Sequences, &o.Bias)
 	return c.err
 }
 
-func checkAttention(c *checker, n, d, heads int, seqs []Sequence, b *RelativeBias) {
+func (c *checker) attention(q, k, v, queries, out, lse Tensor, heads int, seqs []Sequence, b *RelativeBias) {
+	n, d := k.Rows, k.Cols
+	m := n
+	if !queries.IsZero() {
+		m = queries.Cols
+		c.tensor("Queries", queries, I32, 1, -1)
+	}
+	c.float("Q", q, m, d)
+	c.tensor("K", k, q.Type, -1, -1)
+	c.tensor("V", v, q.Type, n, d)
+	c.tensor("Out", out, q.Type, m, d)
+	c.tensor("LSE", lse, F32, m, heads)
 	if heads <= 0 || d%heads != 0 {
 		c.fail("%d columns do not divide into %d heads", d, heads)
 	}
@@ -102,53 +113,63 @@ func checkAttention(c *checker, n, d, heads int, seqs []Sequence, b *RelativeBia
 	}
 }
 
-// pairs counts query–key pairs.
-func pairs(seqs []Sequence) int64 {
-	var n int64
+// pairs counts query–key pairs; with Queries, as if each sequence had its
+// share of them.
+func pairs(seqs []Sequence, n int, queries Tensor) int64 {
+	var p int64
 	for _, s := range seqs {
 		l := int64(s.TextLen + s.ImageLen)
-		n += l * l
+		p += l * l
 	}
-	return n
+	if !queries.IsZero() && n > 0 {
+		p = int64(float64(p) * float64(queries.Cols) / float64(n))
+	}
+	return p
 }
 
-func (o *Attention) FLOPs() int64 { return 4 * pairs(o.Sequences) * int64(o.QKV.Cols/3) }
+func (o *Attention) FLOPs() int64 {
+	return 4 * pairs(o.Sequences, o.K.Rows, o.Queries) * int64(o.K.Cols)
+}
 func (o *Attention) Bytes() int64 { return bytesOf(o) }
 func (o *Attention) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"QKV", o.QKV, In}, Operand{"Bias", o.Bias.Table, In},
-		Operand{"Out", o.Out, InOut}, Operand{"LSE", o.LSE, InOut})
+	return operands(l, Operand{"Q", o.Q, In}, Operand{"K", o.K, In}, Operand{"V", o.V, In}, Operand{"Queries", o.Queries, In},
+		Operand{"Bias", o.Bias.Table, In}, Operand{"Out", o.Out, InOut}, Operand{"LSE", o.LSE, InOut})
 }
 
-// AttentionGrad is the backward pass of Attention.
+// AttentionGrad is the backward pass of Attention. Rows of DQ, DK and DV that
+// belong to no sequence are not written.
 type AttentionGrad struct {
-	QKV       Tensor // [N, 3·D]
-	Out, DOut Tensor // [N, D]; Out as Attention wrote it
-	LSE       Tensor // [N, heads], as Attention wrote it
-	Heads     int
-	Scale     float32
-	Sequences []Sequence
-	Bias      RelativeBias
-	DQKV      Tensor // [N, 3·D], =; rows outside the sequences are not written
-	DTable    Tensor // as Bias.Table, +=, optional
+	Q          Tensor // [M, D]
+	K, V       Tensor // [N, D]
+	Queries    Tensor // I32 [1, M], optional
+	Out, DOut  Tensor // [M, D] of Q's type; Out as Attention wrote it
+	LSE        Tensor // [M, heads], as Attention wrote it
+	Heads      int
+	Scale      float32
+	Sequences  []Sequence
+	Bias       RelativeBias
+	DQ, DK, DV Tensor // as Q, K, V, =
+	DTable     Tensor // as Bias.Table, +=, optional
 }
 
 func (o *AttentionGrad) Name() string { return "AttentionGrad" }
 func (o *AttentionGrad) Check() error {
 	c := checker{op: "AttentionGrad"}
-	n, d := o.QKV.Rows, o.QKV.Cols/3
-	c.tensor("QKV", o.QKV, F32, -1, 3*d)
-	c.tensor("Out", o.Out, F32, n, d)
-	c.tensor("DOut", o.DOut, F32, n, d)
-	c.tensor("LSE", o.LSE, F32, n, o.Heads)
-	c.tensor("DQKV", o.DQKV, F32, n, 3*d)
+	c.attention(o.Q, o.K, o.V, o.Queries, o.Out, o.LSE, o.Heads, o.Sequences, &o.Bias)
+	m, n, d := o.Q.Rows, o.K.Rows, o.K.Cols
+	c.tensor("DOut", o.DOut, o.Q.Type, m, d)
+	c.tensor("DQ", o.DQ, o.Q.Type, m, d)
+	c.tensor("DK", o.DK, o.Q.Type, n, d)
+	c.tensor("DV", o.DV, o.Q.Type, n, d)
 	c.optional("DTable", o.DTable, F32, o.Bias.Table.Rows, o.Bias.Table.Cols)
-	checkAttention(&c, n, d, o.Heads, o.Sequences, &o.Bias)
 	return c.err
 }
-func (o *AttentionGrad) FLOPs() int64 { return 10 * pairs(o.Sequences) * int64(o.QKV.Cols/3) }
+func (o *AttentionGrad) FLOPs() int64 {
+	return 10 * pairs(o.Sequences, o.K.Rows, o.Queries) * int64(o.K.Cols)
+}
 func (o *AttentionGrad) Bytes() int64 { return bytesOf(o) }
 func (o *AttentionGrad) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"QKV", o.QKV, In}, Operand{"Out", o.Out, In}, Operand{"DOut", o.DOut, In},
-		Operand{"LSE", o.LSE, In}, Operand{"Bias", o.Bias.Table, In},
-		Operand{"DQKV", o.DQKV, InOut}, Operand{"DTable", o.DTable, InOut})
+	return operands(l, Operand{"Q", o.Q, In}, Operand{"K", o.K, In}, Operand{"V", o.V, In}, Operand{"Queries", o.Queries, In},
+		Operand{"Out", o.Out, In}, Operand{"DOut", o.DOut, In}, Operand{"LSE", o.LSE, In}, Operand{"Bias", o.Bias.Table, In},
+		Operand{"DQ", o.DQ, InOut}, Operand{"DK", o.DK, InOut}, Operand{"DV", o.DV, InOut}, Operand{"DTable", o.DTable, InOut})
 }

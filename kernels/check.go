@@ -14,6 +14,25 @@ func (c *checker) fail(format string, args ...any) {
 	}
 }
 
+// float is tensor for an operand that may be F32 or BF16.
+func (c *checker) float(name string, t Tensor, rows, cols int) {
+	typ := F32
+	if t.Type == BF16 {
+		typ = BF16
+	}
+	c.tensor(name, t, typ, rows, cols)
+}
+
+// rows returns how many rows an op treats that may be given a list of them.
+// list, where present, is the I32 [1, n] operand that names n of the all rows.
+func (c *checker) rows(list Tensor, all int) int {
+	if list.IsZero() {
+		return all
+	}
+	c.tensor("Rows", list, I32, 1, -1)
+	return list.Cols
+}
+
 // tensor wants t present, of the given type and shape. A negative rows or
 // cols leaves that extent free.
 func (c *checker) tensor(name string, t Tensor, typ DType, rows, cols int) {
@@ -40,6 +59,13 @@ func (c *checker) tensor(name string, t Tensor, typ DType, rows, cols int) {
 	}
 	if t.Offset%t.Type.Size() != 0 {
 		c.fail("%s begins at byte %d, not a multiple of %d", name, t.Offset, t.Type.Size())
+	}
+}
+
+// optionalFloat is like float for an operand that may be absent.
+func (c *checker) optionalFloat(name string, t Tensor, rows, cols int) {
+	if !t.IsZero() {
+		c.float(name, t, rows, cols)
 	}
 }
 

@@ -206,7 +206,8 @@ type AdamW struct {
 	Beta1, Beta2 float32
 	Eps          float32
 	GradScale    float32
-	Step         int // from 1, counts updates of these parameters
+	Step         int    // from 1, counts updates of these parameters
+	Half         Tensor // BF16 [1, N], =, optional: P after the update, rounded
 }
 
 func (o *AdamW) Name() string { return "AdamW" }
@@ -217,6 +218,7 @@ func (o *AdamW) Check() error {
 	c.tensor("M", o.M, F32, 1, n)
 	c.tensor("V", o.V, F32, 1, n)
 	c.tensor("Grad", o.Grad, F32, 1, n)
+	c.optional("Half", o.Half, BF16, 1, n)
 	if o.Step < 1 {
 		c.fail("step %d, want 1 or more", o.Step)
 	}
@@ -225,5 +227,6 @@ func (o *AdamW) Check() error {
 func (o *AdamW) FLOPs() int64 { return 14 * int64(o.P.Len()) }
 func (o *AdamW) Bytes() int64 { return bytesOf(o) }
 func (o *AdamW) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"P", o.P, InOut}, Operand{"M", o.M, InOut}, Operand{"V", o.V, InOut}, Operand{"Grad", o.Grad, In})
+	return operands(l, Operand{"P", o.P, InOut}, Operand{"M", o.M, InOut}, Operand{"V", o.V, InOut}, Operand{"Grad", o.Grad, In},
+		Operand{"Half", o.Half, Out})
 }

@@ -13,14 +13,20 @@ const (
 )
 
 // MatMul computes C = act(op(A)·op(B) + Bias), or C += op(A)·op(B).
+//
+// A and B are both F32 or both BF16; products are accumulated in F32 or wider
+// either way. op(A)·op(B) + Bias is rounded to C's type before the activation.
 type MatMul struct {
 	A, B           Tensor // op(A) is [M, K], op(B) is [K, N]
 	TransA, TransB bool   // op(X) = Xᵀ
-	C              Tensor // [M, N], = (or += with Accumulate)
+	C              Tensor // F32 or BF16 [M, N], = (or, F32 alone, += with Accumulate)
 	Accumulate     bool   // excludes Bias and Act
 	Bias           Tensor // [1, N], optional
 	Act            Activation
-	Pre            Tensor // [M, N]: written by GELU (optional), read by GELUGrad
+	Pre            Tensor // [M, N] of C's type: written by GELU (optional), read by GELUGrad
+	// Sum, with TransA, gets the sums over K of op(A): a bias's gradient,
+	// where A is the gradient of a layer's result.
+	Sum Tensor // [1, M], +=, optional
 }
 
 func (o *MatMul) Name() string { return "MatMul" }
@@ -41,15 +47,20 @@ func (o *MatMul) Dims() (m, n, k int) {
 func (o *MatMul) Check() error {
 	c := checker{op: "MatMul"}
 	m, n, k := o.Dims()
-	c.tensor("A", o.A, F32, -1, -1)
+	c.float("A", o.A, -1, -1)
 	if o.TransB {
-		c.tensor("B", o.B, F32, n, k)
+		c.tensor("B", o.B, o.A.Type, n, k)
 	} else {
-		c.tensor("B", o.B, F32, k, n)
+		c.tensor("B", o.B, o.A.Type, k, n)
 	}
-	c.tensor("C", o.C, F32, m, n)
+	c.float("C", o.C, m, n)
 	c.optional("Bias", o.Bias, F32, 1, n)
+	c.optional("Sum", o.Sum, F32, 1, m)
 	switch {
+	case !o.Sum.IsZero() && !o.TransA:
+		c.fail("Sum without TransA")
+	case o.Accumulate && o.C.Type != F32:
+		c.fail("Accumulate in %v, want f32", o.C.Type)
 	case o.Act > GELUGrad:
 		c.fail("activation %d is not known", o.Act)
 	case o.Accumulate && (o.Act != None || !o.Bias.IsZero()):
@@ -57,9 +68,9 @@ func (o *MatMul) Check() error {
 	case o.Act == GELUGrad && !o.Bias.IsZero():
 		c.fail("GELUGrad with a bias")
 	case o.Act == GELUGrad:
-		c.tensor("Pre", o.Pre, F32, m, n)
+		c.tensor("Pre", o.Pre, o.C.Type, m, n)
 	case o.Act == GELU:
-		c.optional("Pre", o.Pre, F32, m, n)
+		c.optional("Pre", o.Pre, o.C.Type, m, n)
 	case !o.Pre.IsZero():
 		c.fail("Pre without an activation")
 	}
@@ -81,19 +92,19 @@ func (o *MatMul) Operands(l []Operand) []Operand {
 		pre = In
 	}
 	return operands(l, Operand{"A", o.A, In}, Operand{"B", o.B, In}, Operand{"Bias", o.Bias, In},
-		Operand{"C", o.C, role}, Operand{"Pre", o.Pre, pre})
+		Operand{"C", o.C, role}, Operand{"Pre", o.Pre, pre}, Operand{"Sum", o.Sum, InOut})
 }
 
 // ColumnSum computes Y += Σ_r X[r], a bias's gradient.
 type ColumnSum struct {
-	X Tensor // [R, N]
+	X Tensor // F32 or BF16 [R, N]
 	Y Tensor // [1, N], +=
 }
 
 func (o *ColumnSum) Name() string { return "ColumnSum" }
 func (o *ColumnSum) Check() error {
 	c := checker{op: "ColumnSum"}
-	c.tensor("X", o.X, F32, -1, -1)
+	c.float("X", o.X, -1, -1)
 	c.tensor("Y", o.Y, F32, 1, o.X.Cols)
 	return c.err
 }
@@ -104,11 +115,12 @@ func (o *ColumnSum) Operands(l []Operand) []Operand {
 }
 
 // LayerNorm computes Y = (X − mean)·rstd ⊙ Scale + Shift row by row, with
-// rstd = 1/√(variance + Eps).
+// rstd = 1/√(variance + Eps). With Rows, row i of Y belongs to row Rows[i] of X.
 type LayerNorm struct {
-	X            Tensor // [R, D]
+	X            Tensor // F32 or BF16 [N, D]
+	Rows         Tensor // I32 [1, R], optional (all: R = N)
 	Scale, Shift Tensor // [1, D]
-	Y            Tensor // [R, D], =
+	Y            Tensor // F32 or BF16 [R, D], =
 	Mean, Rstd   Tensor // [1, R], =; both or neither
 	Eps          float32
 }
@@ -116,11 +128,11 @@ type LayerNorm struct {
 func (o *LayerNorm) Name() string { return "LayerNorm" }
 func (o *LayerNorm) Check() error {
 	c := checker{op: "LayerNorm"}
-	r, d := o.X.Rows, o.X.Cols
-	c.tensor("X", o.X, F32, -1, -1)
+	r, d := c.rows(o.Rows, o.X.Rows), o.X.Cols
+	c.float("X", o.X, -1, -1)
 	c.tensor("Scale", o.Scale, F32, 1, d)
 	c.tensor("Shift", o.Shift, F32, 1, d)
-	c.tensor("Y", o.Y, F32, r, d)
+	c.float("Y", o.Y, r, d)
 	c.optional("Mean", o.Mean, F32, 1, r)
 	c.optional("Rstd", o.Rstd, F32, 1, r)
 	if o.Mean.IsZero() != o.Rstd.IsZero() {
@@ -128,19 +140,22 @@ func (o *LayerNorm) Check() error {
 	}
 	return c.err
 }
-func (o *LayerNorm) FLOPs() int64 { return 8 * int64(o.X.Len()) }
-func (o *LayerNorm) Bytes() int64 { return bytesOf(o) }
+func (o *LayerNorm) FLOPs() int64 { return 8 * int64(o.Y.Len()) }
+func (o *LayerNorm) Bytes() int64 { return listed(bytesOf(o), o.X, o.Rows, 1) }
 func (o *LayerNorm) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"X", o.X, In}, Operand{"Scale", o.Scale, In}, Operand{"Shift", o.Shift, In},
+	return operands(l, Operand{"X", o.X, In}, Operand{"Rows", o.Rows, In}, Operand{"Scale", o.Scale, In}, Operand{"Shift", o.Shift, In},
 		Operand{"Y", o.Y, Out}, Operand{"Mean", o.Mean, Out}, Operand{"Rstd", o.Rstd, Out})
 }
 
-// LayerNormGrad is the backward pass of LayerNorm.
+// LayerNormGrad is the backward pass of LayerNorm. With Rows, which are
+// distinct, the other rows of DX stay as they are.
 type LayerNormGrad struct {
-	X, DY          Tensor // [R, D]
+	X              Tensor // F32 or BF16 [N, D]
+	Rows           Tensor // I32 [1, R], optional (all: R = N)
+	DY             Tensor // F32 or BF16 [R, D]
 	Scale          Tensor // [1, D]
 	Mean, Rstd     Tensor // [1, R], as LayerNorm wrote them
-	DX             Tensor // [R, D], = (or += with Accumulate)
+	DX             Tensor // [N, D], = (or += with Accumulate)
 	DScale, DShift Tensor // [1, D], +=; both or neither
 	Accumulate     bool
 }
@@ -148,13 +163,13 @@ type LayerNormGrad struct {
 func (o *LayerNormGrad) Name() string { return "LayerNormGrad" }
 func (o *LayerNormGrad) Check() error {
 	c := checker{op: "LayerNormGrad"}
-	r, d := o.X.Rows, o.X.Cols
-	c.tensor("X", o.X, F32, -1, -1)
-	c.tensor("DY", o.DY, F32, r, d)
+	r, d := c.rows(o.Rows, o.X.Rows), o.X.Cols
+	c.float("X", o.X, -1, -1)
+	c.float("DY", o.DY, r, d)
 	c.tensor("Scale", o.Scale, F32, 1, d)
 	c.tensor("Mean", o.Mean, F32, 1, r)
 	c.tensor("Rstd", o.Rstd, F32, 1, r)
-	c.tensor("DX", o.DX, F32, r, d)
+	c.tensor("DX", o.DX, F32, o.X.Rows, d)
 	c.optional("DScale", o.DScale, F32, 1, d)
 	c.optional("DShift", o.DShift, F32, 1, d)
 	if o.DScale.IsZero() != o.DShift.IsZero() {
@@ -162,12 +177,27 @@ func (o *LayerNormGrad) Check() error {
 	}
 	return c.err
 }
-func (o *LayerNormGrad) FLOPs() int64 { return 14 * int64(o.X.Len()) }
-func (o *LayerNormGrad) Bytes() int64 { return bytesOf(o) }
+func (o *LayerNormGrad) FLOPs() int64 { return 14 * int64(o.DY.Len()) }
+func (o *LayerNormGrad) Bytes() int64 {
+	n := listed(bytesOf(o), o.X, o.Rows, 1)
+	if o.Accumulate || !o.Rows.IsZero() {
+		return listed(n, o.DX, o.Rows, 2)
+	}
+	return n
+}
 func (o *LayerNormGrad) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"X", o.X, In}, Operand{"DY", o.DY, In}, Operand{"Scale", o.Scale, In},
-		Operand{"Mean", o.Mean, In}, Operand{"Rstd", o.Rstd, In}, Operand{"DX", o.DX, updates(o.Accumulate)},
+	return operands(l, Operand{"X", o.X, In}, Operand{"Rows", o.Rows, In}, Operand{"DY", o.DY, In}, Operand{"Scale", o.Scale, In},
+		Operand{"Mean", o.Mean, In}, Operand{"Rstd", o.Rstd, In}, Operand{"DX", o.DX, updates(o.Accumulate || !o.Rows.IsZero())},
 		Operand{"DScale", o.DScale, InOut}, Operand{"DShift", o.DShift, InOut})
+}
+
+// listed takes off n the rows of t that rows, where present, does not name;
+// each was counted times over.
+func listed(n int64, t, rows Tensor, times int) int64 {
+	if rows.IsZero() {
+		return n
+	}
+	return n - int64(times*(t.Rows-rows.Cols)*t.Cols*t.Type.Size())
 }
 
 func updates(accumulate bool) Role {
@@ -178,79 +208,87 @@ func updates(accumulate bool) Role {
 }
 
 // Residual computes Z = X + Keep[r]·Gamma ⊙ Y: a residual connection with
-// LayerScale and drop path (SPEC §2).
+// LayerScale and drop path (SPEC §2). With Rows, which are distinct, row i of
+// Y is added to row Rows[i] of X, and the other rows of Z are those of X:
+// samples whose path is dropped have no rows in Y.
 type Residual struct {
-	X, Y  Tensor // [R, D]
+	X     Tensor // F32 or BF16 [N, D]
+	Rows  Tensor // I32 [1, R], optional (all: R = N)
+	Y     Tensor // F32 or BF16 [R, D]
 	Gamma Tensor // [1, D], optional (ones)
 	Keep  Tensor // [1, R], optional (ones): 0 or 1/keep probability
-	Z     Tensor // [R, D], =; may be X
+	Z     Tensor // F32 or BF16 [N, D], =; may be X
 }
 
 func (o *Residual) Name() string { return "Residual" }
 func (o *Residual) Check() error {
 	c := checker{op: "Residual"}
-	r, d := o.X.Rows, o.X.Cols
-	c.tensor("X", o.X, F32, -1, -1)
-	c.tensor("Y", o.Y, F32, r, d)
+	r, d := c.rows(o.Rows, o.X.Rows), o.X.Cols
+	c.float("X", o.X, -1, -1)
+	c.float("Y", o.Y, r, d)
 	c.optional("Gamma", o.Gamma, F32, 1, d)
 	c.optional("Keep", o.Keep, F32, 1, r)
-	c.tensor("Z", o.Z, F32, r, d)
+	c.float("Z", o.Z, o.X.Rows, d)
 	return c.err
 }
-func (o *Residual) FLOPs() int64 { return 3 * int64(o.X.Len()) }
+func (o *Residual) FLOPs() int64 { return 3 * int64(o.Y.Len()) }
 func (o *Residual) Bytes() int64 { return bytesOf(o) }
 func (o *Residual) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"X", o.X, In}, Operand{"Y", o.Y, In}, Operand{"Gamma", o.Gamma, In},
+	return operands(l, Operand{"X", o.X, In}, Operand{"Rows", o.Rows, In}, Operand{"Y", o.Y, In}, Operand{"Gamma", o.Gamma, In},
 		Operand{"Keep", o.Keep, In}, Operand{"Z", o.Z, Out})
 }
 
 // ResidualGrad is the backward pass of Residual for Y and Gamma; the
 // gradient of X is DZ itself.
 type ResidualGrad struct {
-	DZ     Tensor // [R, D]
-	Y      Tensor // [R, D]; read for DGamma only
+	DZ     Tensor // F32 or BF16 [N, D]
+	Rows   Tensor // I32 [1, R], optional (all: R = N)
+	Y      Tensor // F32 or BF16 [R, D]; read for DGamma only
 	Gamma  Tensor // [1, D], optional
 	Keep   Tensor // [1, R], optional
-	DY     Tensor // [R, D], =
+	DY     Tensor // F32 or BF16 [R, D], =
 	DGamma Tensor // [1, D], +=, optional
 }
 
 func (o *ResidualGrad) Name() string { return "ResidualGrad" }
 func (o *ResidualGrad) Check() error {
 	c := checker{op: "ResidualGrad"}
-	r, d := o.DZ.Rows, o.DZ.Cols
-	c.tensor("DZ", o.DZ, F32, -1, -1)
+	r, d := c.rows(o.Rows, o.DZ.Rows), o.DZ.Cols
+	c.float("DZ", o.DZ, -1, -1)
 	c.optional("Gamma", o.Gamma, F32, 1, d)
 	c.optional("Keep", o.Keep, F32, 1, r)
-	c.tensor("DY", o.DY, F32, r, d)
+	c.float("DY", o.DY, r, d)
 	if !o.DGamma.IsZero() {
 		c.tensor("DGamma", o.DGamma, F32, 1, d)
-		c.tensor("Y", o.Y, F32, r, d)
+		c.float("Y", o.Y, r, d)
 	}
 	return c.err
 }
-func (o *ResidualGrad) FLOPs() int64 { return 4 * int64(o.DZ.Len()) }
-func (o *ResidualGrad) Bytes() int64 { return bytesOf(o) }
+func (o *ResidualGrad) FLOPs() int64 { return 4 * int64(o.DY.Len()) }
+func (o *ResidualGrad) Bytes() int64 { return listed(bytesOf(o), o.DZ, o.Rows, 1) }
 func (o *ResidualGrad) Operands(l []Operand) []Operand {
-	return operands(l, Operand{"DZ", o.DZ, In}, Operand{"Y", o.Y, In}, Operand{"Gamma", o.Gamma, In},
+	return operands(l, Operand{"DZ", o.DZ, In}, Operand{"Rows", o.Rows, In}, Operand{"Y", o.Y, In}, Operand{"Gamma", o.Gamma, In},
 		Operand{"Keep", o.Keep, In}, Operand{"DY", o.DY, Out}, Operand{"DGamma", o.DGamma, InOut})
 }
 
 // Gather computes Y[i] = Table[Index[i]], or += with Accumulate. A negative
 // index stands for a row of zeros (with Accumulate: the row stays).
 type Gather struct {
-	Table      Tensor // [V, D]
+	Table      Tensor // F32 or BF16 [V, D]
 	Index      Tensor // I32 [1, R], each < V
-	Y          Tensor // [R, D]
+	Y          Tensor // F32 or BF16 [R, D], = (or, F32 alone, += with Accumulate)
 	Accumulate bool
 }
 
 func (o *Gather) Name() string { return "Gather" }
 func (o *Gather) Check() error {
 	c := checker{op: "Gather"}
-	c.tensor("Table", o.Table, F32, -1, -1)
-	c.tensor("Y", o.Y, F32, -1, o.Table.Cols)
+	c.float("Table", o.Table, -1, -1)
+	c.float("Y", o.Y, -1, o.Table.Cols)
 	c.tensor("Index", o.Index, I32, 1, o.Y.Rows)
+	if o.Accumulate && o.Y.Type != F32 {
+		c.fail("Accumulate in %v, want f32", o.Y.Type)
+	}
 	return c.err
 }
 func (o *Gather) FLOPs() int64 {
@@ -261,7 +299,9 @@ func (o *Gather) FLOPs() int64 {
 }
 
 // Bytes counts the rows that are read, not the whole table.
-func (o *Gather) Bytes() int64 { return 8*int64(o.Y.Len()) + 4*int64(o.Index.Len()) }
+func (o *Gather) Bytes() int64 {
+	return int64(o.Table.Type.Size()+o.Y.Type.Size())*int64(o.Y.Len()) + 4*int64(o.Index.Len())
+}
 func (o *Gather) Operands(l []Operand) []Operand {
 	return operands(l, Operand{"Table", o.Table, In}, Operand{"Index", o.Index, In}, Operand{"Y", o.Y, updates(o.Accumulate)})
 }
@@ -270,7 +310,7 @@ func (o *Gather) Operands(l []Operand) []Operand {
 // that the sums do not depend on the number of threads; the backward pass of
 // Gather. Negative indices are left out.
 type ScatterAdd struct {
-	Y     Tensor // [R, D]
+	Y     Tensor // F32 or BF16 [R, D]
 	Index Tensor // I32 [1, R], each < V
 	Table Tensor // [V, D], +=
 }
@@ -278,7 +318,7 @@ type ScatterAdd struct {
 func (o *ScatterAdd) Name() string { return "ScatterAdd" }
 func (o *ScatterAdd) Check() error {
 	c := checker{op: "ScatterAdd"}
-	c.tensor("Y", o.Y, F32, -1, -1)
+	c.float("Y", o.Y, -1, -1)
 	c.tensor("Index", o.Index, I32, 1, o.Y.Rows)
 	c.tensor("Table", o.Table, F32, -1, o.Y.Cols)
 	return c.err
@@ -286,7 +326,9 @@ func (o *ScatterAdd) Check() error {
 func (o *ScatterAdd) FLOPs() int64 { return int64(o.Y.Len()) }
 
 // Bytes counts the rows that are touched, not the whole table.
-func (o *ScatterAdd) Bytes() int64 { return 12*int64(o.Y.Len()) + 4*int64(o.Index.Len()) }
+func (o *ScatterAdd) Bytes() int64 {
+	return int64(8+o.Y.Type.Size())*int64(o.Y.Len()) + 4*int64(o.Index.Len())
+}
 func (o *ScatterAdd) Operands(l []Operand) []Operand {
 	return operands(l, Operand{"Y", o.Y, In}, Operand{"Index", o.Index, In}, Operand{"Table", o.Table, InOut})
 }
@@ -387,14 +429,14 @@ func (o *TanhGrad) Operands(l []Operand) []Operand {
 
 // Gelu computes Y = gelu(X), the erf form, where no MatMul precedes it.
 type Gelu struct {
-	X, Y Tensor // [R, D]; Y =
+	X, Y Tensor // F32 or BF16 [R, D]; Y =
 }
 
 func (o *Gelu) Name() string { return "Gelu" }
 func (o *Gelu) Check() error {
 	c := checker{op: "Gelu"}
-	c.tensor("X", o.X, F32, -1, -1)
-	c.tensor("Y", o.Y, F32, o.X.Rows, o.X.Cols)
+	c.float("X", o.X, -1, -1)
+	c.float("Y", o.Y, o.X.Rows, o.X.Cols)
 	return c.err
 }
 func (o *Gelu) FLOPs() int64 { return 20 * int64(o.X.Len()) }
@@ -421,6 +463,24 @@ func (o *GeluGrad) FLOPs() int64 { return 25 * int64(o.X.Len()) }
 func (o *GeluGrad) Bytes() int64 { return bytesOf(o) }
 func (o *GeluGrad) Operands(l []Operand) []Operand {
 	return operands(l, Operand{"X", o.X, In}, Operand{"DY", o.DY, In}, Operand{"DX", o.DX, Out})
+}
+
+// Copy computes Y = X, rounded to Y's type.
+type Copy struct {
+	X, Y Tensor // F32 or BF16 [R, D]; Y =
+}
+
+func (o *Copy) Name() string { return "Copy" }
+func (o *Copy) Check() error {
+	c := checker{op: "Copy"}
+	c.float("X", o.X, -1, -1)
+	c.float("Y", o.Y, o.X.Rows, o.X.Cols)
+	return c.err
+}
+func (o *Copy) FLOPs() int64 { return 0 }
+func (o *Copy) Bytes() int64 { return bytesOf(o) }
+func (o *Copy) Operands(l []Operand) []Operand {
+	return operands(l, Operand{"X", o.X, In}, Operand{"Y", o.Y, Out})
 }
 
 // AddScaled computes Y += Alpha·X.

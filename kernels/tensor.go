@@ -10,6 +10,7 @@ package kernels
 
 import (
 	"fmt"
+	"math"
 	"unsafe"
 )
 
@@ -17,12 +18,18 @@ import (
 type DType uint8
 
 const (
-	F32 DType = iota // IEEE 754 single precision
-	I32              // two's complement 32-bit integer: row indices, labels, token ids
+	F32  DType = iota // IEEE 754 single precision
+	I32               // two's complement 32-bit integer: row indices, labels, token ids
+	BF16              // bfloat16, the upper half of a single: activations and weights of products
 )
 
 // Size returns the bytes of one element.
-func (t DType) Size() int { return 4 }
+func (t DType) Size() int {
+	if t == BF16 {
+		return 2
+	}
+	return 4
+}
 
 func (t DType) String() string {
 	switch t {
@@ -30,6 +37,8 @@ func (t DType) String() string {
 		return "f32"
 	case I32:
 		return "i32"
+	case BF16:
+		return "bf16"
 	}
 	return fmt.Sprintf("DType(%d)", uint8(t))
 }
@@ -117,6 +126,28 @@ func (t Tensor) I32() []int32 {
 	return unsafe.Slice((*int32)(unsafe.Pointer(&t.Mem.Host[t.Offset])), n)
 }
 
+// BF16 is like [Tensor.F32] for bfloat16.
+func (t Tensor) BF16() []uint16 {
+	n := t.span()
+	if n == 0 {
+		return nil
+	}
+	return unsafe.Slice((*uint16)(unsafe.Pointer(&t.Mem.Host[t.Offset])), n)
+}
+
+// RoundBF16 returns the bfloat16 nearest to x, of two equally near ones the
+// even. A NaN stays one.
+func RoundBF16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return uint16(b>>16) | 0x40
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// FromBF16 returns the value of a bfloat16.
+func FromBF16(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
+
 // Row returns row r of a host tensor of type F32.
 func (t Tensor) Row(r int) []float32 { return t.Slice(r, r+1).F32() }
 
@@ -184,11 +215,12 @@ type Device interface {
 	Free(m *Memory)
 	// Run enqueues op. It keeps no reference to op or to slices in it.
 	Run(op Op)
-	// Write copies src into the contiguous tensor dst. src is a []float32 or
-	// []int32 of dst's type and length, and may be reused at once.
+	// Write copies src into the contiguous tensor dst. src is a []float32,
+	// []int32 or, for BF16, []uint16 of dst's type and length, and may be
+	// reused at once.
 	Write(dst Tensor, src any)
 	// Read waits for all ops before it and copies the contiguous tensor src
-	// into dst, a []float32 or []int32 of its type and length.
+	// into dst, a []float32, []int32 or []uint16 of its type and length.
 	Read(dst any, src Tensor)
 	// Sync waits for all ops and returns the first error of the device.
 	Sync() error

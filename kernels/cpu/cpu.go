@@ -92,6 +92,7 @@ func (d *device) Alloc(n int) (*kernels.Memory, error) {
 		return nil, d.err
 	}
 	host := make([]byte, n+align)
+	adviseHuge(host)
 	skip := -int(uintptr(unsafe.Pointer(&host[0]))) & (align - 1)
 	return &kernels.Memory{Host: host[skip : skip+n : skip+n], Bytes: n}, nil
 }

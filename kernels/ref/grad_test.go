@@ -257,16 +257,24 @@ func TestAttentionGrad(t *testing.T) {
 	bias.Table = b.normal(bias.Rows(), 3*heads)
 	// Both modalities, text alone, image alone; row 3 belongs to nothing.
 	seqs := []kernels.Sequence{{TextOff: 0, TextLen: 3, ImageOff: 6, ImageLen: 5}, {TextOff: 4, TextLen: 2}, {ImageOff: 11, ImageLen: 3}}
-	qkv, out, lse, dout := b.normal(n, 3*d), b.filled(n, d, 0), b.out(n, heads), b.normal(n, d)
-	f := func() float64 {
-		b.run(&kernels.Attention{QKV: qkv, Heads: heads, Scale: 0.6, Sequences: seqs, Bias: bias, Out: out, LSE: lse})
-		return against(out, dout)
+	for _, list := range []kernels.Tensor{{}, b.ints(0, 2, 3, 5, 6, 9, 13)} {
+		m := n
+		if !list.IsZero() {
+			m = list.Cols
+		}
+		q, kv := b.normal(m, d), b.normal(n, 2*d)
+		out, lse, dout := b.filled(m, d, 0), b.out(m, heads), b.normal(m, d)
+		f := func() float64 {
+			b.run(&kernels.Attention{Q: q, K: kv.Columns(0, d), V: kv.Columns(d, 2*d), Queries: list, Heads: heads, Scale: 0.6,
+				Sequences: seqs, Bias: bias, Out: out, LSE: lse})
+			return against(out, dout)
+		}
+		f()
+		dq, dkv, dtable := b.filled(m, d, 0), b.filled(n, 2*d, 0), b.filled(bias.Table.Rows, bias.Table.Cols, 1)
+		b.run(&kernels.AttentionGrad{Q: q, K: kv.Columns(0, d), V: kv.Columns(d, 2*d), Queries: list, Out: out, DOut: dout, LSE: lse,
+			Heads: heads, Scale: 0.6, Sequences: seqs, Bias: bias, DQ: dq, DK: dkv.Columns(0, d), DV: dkv.Columns(d, 2*d), DTable: dtable})
+		b.checkGrad(f, wrt{"q", q, dq, 0}, wrt{"kv", kv, dkv, 0}, wrt{"table", bias.Table, dtable, 1})
 	}
-	f()
-	dqkv, dtable := b.filled(n, 3*d, 0), b.filled(bias.Table.Rows, bias.Table.Cols, 1)
-	b.run(&kernels.AttentionGrad{QKV: qkv, Out: out, DOut: dout, LSE: lse, Heads: heads, Scale: 0.6,
-		Sequences: seqs, Bias: bias, DQKV: dqkv, DTable: dtable})
-	b.checkGrad(f, wrt{"qkv", qkv, dqkv, 0}, wrt{"table", bias.Table, dtable, 1})
 }
 
 func TestLossGrad(t *testing.T) {

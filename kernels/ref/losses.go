@@ -176,5 +176,8 @@ func adamW(o *kernels.AdamW) {
 		pi := float64(p[i]) - rate*mi/(math.Sqrt(vi)+float64(o.Eps))
 		pi -= float64(o.Rate) * float64(o.Decay) * pi
 		p[i], m[i], v[i] = float32(pi), float32(mi), float32(vi)
+		if !o.Half.IsZero() {
+			save(o.Half, 0, i, float64(p[i]))
+		}
 	}
 }

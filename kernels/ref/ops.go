@@ -26,43 +26,95 @@ func store(x *float32, v float64, accumulate bool) {
 	*x = float32(v)
 }
 
+// load returns row r of t as float32, converted where t is BF16.
+func load(t kernels.Tensor, r int) []float32 {
+	if t.Type != kernels.BF16 {
+		return t.Row(r)
+	}
+	h := t.Slice(r, r+1).BF16()
+	x := make([]float32, len(h))
+	for i, v := range h {
+		x[i] = kernels.FromBF16(v)
+	}
+	return x
+}
+
+// loadAll returns the rows of t.
+func loadAll(t kernels.Tensor) [][]float32 {
+	x := make([][]float32, t.Rows)
+	for r := range x {
+		x[r] = load(t, r)
+	}
+	return x
+}
+
+// round returns v rounded to t's type.
+func round(t kernels.Tensor, v float64) float64 {
+	if t.Type == kernels.BF16 {
+		return float64(kernels.FromBF16(kernels.RoundBF16(float32(v))))
+	}
+	return float64(float32(v))
+}
+
+// save stores v as element (r, c) of t.
+func save(t kernels.Tensor, r, c int, v float64) {
+	if t.Type == kernels.BF16 {
+		t.BF16()[r*t.Stride+c] = kernels.RoundBF16(float32(v))
+	} else {
+		t.F32()[r*t.Stride+c] = float32(v)
+	}
+}
+
 func matMul(o *kernels.MatMul) {
 	m, n, k := o.Dims()
-	a, b, bias := o.A.F32(), o.B.F32(), o.Bias.F32()
-	// Element (i, j) of op(A) is at i·arow + j·acol.
-	arow, acol := o.A.Stride, 1
-	if o.TransA {
-		arow, acol = acol, arow
+	a, b, bias := loadAll(o.A), loadAll(o.B), o.Bias.F32()
+	left := func(i, l int) float64 {
+		if o.TransA {
+			return float64(a[l][i])
+		}
+		return float64(a[i][l])
 	}
-	brow, bcol := o.B.Stride, 1
-	if o.TransB {
-		brow, bcol = bcol, brow
+	right := func(l, j int) float64 {
+		if o.TransB {
+			return float64(b[j][l])
+		}
+		return float64(b[l][j])
 	}
 	for i := range m {
-		c := o.C.Row(i)
 		var pre []float32
-		if !o.Pre.IsZero() {
-			pre = o.Pre.Row(i)
+		if o.Act == kernels.GELUGrad {
+			pre = load(o.Pre, i)
 		}
 		for j := range n {
 			v := 0.0
 			for l := range k {
-				v += float64(a[i*arow+l*acol]) * float64(b[l*brow+j*bcol])
+				v += left(i, l) * right(l, j)
 			}
 			if bias != nil {
 				v += float64(bias[j])
 			}
 			switch o.Act {
 			case kernels.GELU:
-				if pre != nil {
-					pre[j] = float32(v)
+				if !o.Pre.IsZero() {
+					save(o.Pre, i, j, v)
 				}
-				v = gelu(v)
+				v = gelu(round(o.C, v))
 			case kernels.GELUGrad:
-				v *= geluSlope(float64(pre[j]))
+				v = round(o.C, v) * geluSlope(float64(pre[j]))
 			}
-			store(&c[j], v, o.Accumulate)
+			if o.Accumulate {
+				v += float64(o.C.Row(i)[j])
+			}
+			save(o.C, i, j, v)
 		}
+	}
+	sum := o.Sum.F32()
+	for i := range sum {
+		v := 0.0
+		for l := range k {
+			v += left(i, l)
+		}
+		add(&sum[i], v)
 	}
 }
 
@@ -70,7 +122,7 @@ func columnSum(o *kernels.ColumnSum) {
 	y := o.Y.F32()
 	sum := make([]float64, o.X.Cols)
 	for r := range o.X.Rows {
-		for c, x := range o.X.Row(r) {
+		for c, x := range load(o.X, r) {
 			sum[c] += float64(x)
 		}
 	}
@@ -79,11 +131,33 @@ func columnSum(o *kernels.ColumnSum) {
 	}
 }
 
-func layerNorm(o *kernels.LayerNorm) {
+// listed returns the rows that an op treats, of n: all, or those of list.
+func listed(op kernels.Op, list kernels.Tensor, n int) ([]int32, error) {
+	if list.IsZero() {
+		rows := make([]int32, n)
+		for r := range rows {
+			rows[r] = int32(r)
+		}
+		return rows, nil
+	}
+	rows := list.I32()
+	for i, r := range rows {
+		if r < 0 || int(r) >= n {
+			return nil, fmt.Errorf("%s: Rows[%d] is %d, of %d rows", op.Name(), i, r, n)
+		}
+	}
+	return rows, nil
+}
+
+func layerNorm(o *kernels.LayerNorm) error {
+	rows, err := listed(o, o.Rows, o.X.Rows)
+	if err != nil {
+		return err
+	}
 	scale, shift := o.Scale.F32(), o.Shift.F32()
 	d := float64(o.X.Cols)
-	for r := range o.X.Rows {
-		x, y := o.X.Row(r), o.Y.Row(r)
+	for i, r := range rows {
+		x := load(o.X, int(r))
 		mean, variance := 0.0, 0.0
 		for _, v := range x {
 			mean += float64(v) / d
@@ -93,23 +167,28 @@ func layerNorm(o *kernels.LayerNorm) {
 		}
 		rstd := 1 / math.Sqrt(variance+float64(o.Eps))
 		for c, v := range x {
-			y[c] = float32((float64(v)-mean)*rstd*float64(scale[c]) + float64(shift[c]))
+			save(o.Y, i, c, (float64(v)-mean)*rstd*float64(scale[c])+float64(shift[c]))
 		}
 		if !o.Mean.IsZero() {
-			o.Mean.F32()[r], o.Rstd.F32()[r] = float32(mean), float32(rstd)
+			o.Mean.F32()[i], o.Rstd.F32()[i] = float32(mean), float32(rstd)
 		}
 	}
+	return nil
 }
 
 // layerNormGrad: with n = (x − mean)·rstd and g = dy ⊙ scale,
 // dx = rstd·(g − avg(g) − n·avg(g ⊙ n)).
-func layerNormGrad(o *kernels.LayerNormGrad) {
+func layerNormGrad(o *kernels.LayerNormGrad) error {
+	rows, err := listed(o, o.Rows, o.X.Rows)
+	if err != nil {
+		return err
+	}
 	scale, means, rstds := o.Scale.F32(), o.Mean.F32(), o.Rstd.F32()
 	d := float64(o.X.Cols)
 	dscale, dshift := make([]float64, o.X.Cols), make([]float64, o.X.Cols)
-	for r := range o.X.Rows {
-		x, dy, dx := o.X.Row(r), o.DY.Row(r), o.DX.Row(r)
-		mean, rstd := float64(means[r]), float64(rstds[r])
+	for i, r := range rows {
+		x, dy, dx := load(o.X, int(r)), load(o.DY, i), o.DX.Row(int(r))
+		mean, rstd := float64(means[i]), float64(rstds[i])
 		avg, avgN := 0.0, 0.0
 		for c := range x {
 			n, g := (float64(x[c])-mean)*rstd, float64(dy[c])*float64(scale[c])
@@ -130,6 +209,7 @@ func layerNormGrad(o *kernels.LayerNormGrad) {
 			add(&db[c], dshift[c])
 		}
 	}
+	return nil
 }
 
 // at returns element i of a vector, or 1 where the vector is absent.
@@ -140,33 +220,55 @@ func at(v []float32, i int) float64 {
 	return float64(v[i])
 }
 
-func residual(o *kernels.Residual) {
+func residual(o *kernels.Residual) error {
+	rows, err := listed(o, o.Rows, o.X.Rows)
+	if err != nil {
+		return err
+	}
 	gamma, keep := o.Gamma.F32(), o.Keep.F32()
+	from := make(map[int]int, len(rows)) // row of Y by row of X
+	for i, r := range rows {
+		from[int(r)] = i
+	}
 	for r := range o.X.Rows {
-		x, y, z := o.X.Row(r), o.Y.Row(r), o.Z.Row(r)
-		for c := range x {
-			z[c] = float32(float64(x[c]) + at(keep, r)*at(gamma, c)*float64(y[c]))
+		var y []float32
+		i, ok := from[r]
+		if ok {
+			y = load(o.Y, i)
+		}
+		for c, x := range load(o.X, r) {
+			v := float64(x)
+			if ok {
+				v += at(keep, i) * at(gamma, c) * float64(y[c])
+			}
+			save(o.Z, r, c, v)
 		}
 	}
+	return nil
 }
 
-func residualGrad(o *kernels.ResidualGrad) {
+func residualGrad(o *kernels.ResidualGrad) error {
+	rows, err := listed(o, o.Rows, o.DZ.Rows)
+	if err != nil {
+		return err
+	}
 	gamma, keep, dgamma := o.Gamma.F32(), o.Keep.F32(), o.DGamma.F32()
 	sum := make([]float64, o.DZ.Cols)
-	for r := range o.DZ.Rows {
-		dz, dy := o.DZ.Row(r), o.DY.Row(r)
+	for i, r := range rows {
+		dz := load(o.DZ, int(r))
 		if dgamma != nil {
-			for c, y := range o.Y.Row(r) {
-				sum[c] += float64(dz[c]) * at(keep, r) * float64(y)
+			for c, y := range load(o.Y, i) {
+				sum[c] += float64(dz[c]) * at(keep, i) * float64(y)
 			}
 		}
 		for c := range dz {
-			dy[c] = float32(float64(dz[c]) * at(keep, r) * at(gamma, c))
+			save(o.DY, i, c, float64(dz[c])*at(keep, i)*at(gamma, c))
 		}
 	}
 	for c := range dgamma {
 		add(&dgamma[c], sum[c])
 	}
+	return nil
 }
 
 // checkIndex wants every index below rows.
@@ -185,15 +287,16 @@ func gather(o *kernels.Gather) error {
 		return err
 	}
 	for i, v := range index {
-		y := o.Y.Row(i)
-		if v < 0 {
-			if !o.Accumulate {
-				clear(y)
-			}
-			continue
+		row := make([]float32, o.Y.Cols)
+		if v >= 0 {
+			row = load(o.Table, int(v))
 		}
-		for c, x := range o.Table.Row(int(v)) {
-			store(&y[c], float64(x), o.Accumulate)
+		for c, x := range row {
+			v := float64(x)
+			if o.Accumulate {
+				v += float64(o.Y.Row(i)[c])
+			}
+			save(o.Y, i, c, v)
 		}
 	}
 	return nil
@@ -212,7 +315,7 @@ func scatterAdd(o *kernels.ScatterAdd) error {
 		if sums[v] == nil {
 			sums[v] = make([]float64, o.Y.Cols)
 		}
-		for c, y := range o.Y.Row(i) {
+		for c, y := range load(o.Y, i) {
 			sums[v][c] += float64(y)
 		}
 	}
@@ -284,9 +387,16 @@ func tanhGrad(o *kernels.TanhGrad) {
 
 func geluOp(o *kernels.Gelu) {
 	for r := range o.X.Rows {
-		y := o.Y.Row(r)
-		for c, x := range o.X.Row(r) {
-			y[c] = float32(gelu(float64(x)))
+		for c, x := range load(o.X, r) {
+			save(o.Y, r, c, gelu(float64(x)))
+		}
+	}
+}
+
+func copyOp(o *kernels.Copy) {
+	for r := range o.X.Rows {
+		for c, x := range load(o.X, r) {
+			save(o.Y, r, c, float64(x))
 		}
 	}
 }

@@ -81,6 +81,16 @@ func (d *device) copy(call string, t kernels.Tensor, host any, write bool) {
 			return
 		}
 		d.fail("%s: %v and %d numbers of type int32", call, t, len(s))
+	case []uint16:
+		if t.Type == kernels.BF16 && len(s) == t.Len() {
+			if write {
+				copy(t.BF16(), s)
+			} else {
+				copy(s, t.BF16())
+			}
+			return
+		}
+		d.fail("%s: %v and %d numbers of type bf16", call, t, len(s))
 	default:
 		d.fail("%s: %v and a %T", call, t, host)
 	}
@@ -131,13 +141,13 @@ func (d *device) Run(op kernels.Op) {
 	case *kernels.ColumnSum:
 		columnSum(o)
 	case *kernels.LayerNorm:
-		layerNorm(o)
+		err = layerNorm(o)
 	case *kernels.LayerNormGrad:
-		layerNormGrad(o)
+		err = layerNormGrad(o)
 	case *kernels.Residual:
-		residual(o)
+		err = residual(o)
 	case *kernels.ResidualGrad:
-		residualGrad(o)
+		err = residualGrad(o)
 	case *kernels.Gather:
 		err = gather(o)
 	case *kernels.ScatterAdd:
@@ -154,6 +164,8 @@ func (d *device) Run(op kernels.Op) {
 		geluOp(o)
 	case *kernels.GeluGrad:
 		geluGradOp(o)
+	case *kernels.Copy:
+		copyOp(o)
 	case *kernels.AddScaled:
 		addScaled(o)
 	case *kernels.Fill:
@@ -163,9 +175,9 @@ func (d *device) Run(op kernels.Op) {
 	case *kernels.NormalizeGrad:
 		normalizeGrad(o)
 	case *kernels.Attention:
-		attention(o)
+		err = attention(o)
 	case *kernels.AttentionGrad:
-		attentionGrad(o)
+		err = attentionGrad(o)
 	case *kernels.CrossEntropy:
 		err = crossEntropy(o)
 	case *kernels.Contrast:

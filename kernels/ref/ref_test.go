@@ -168,7 +168,7 @@ func TestAttention(t *testing.T) {
 	bias.Table = b.normal(bias.Rows(), 6)
 	seqs := []kernels.Sequence{{TextOff: 1, TextLen: 4, ImageOff: 8, ImageLen: 10}, {TextOff: 5, TextLen: 3}}
 	qkv, out, lse := b.normal(n, 3*d), b.filled(n, d, 77), b.filled(n, heads, 77)
-	b.run(&kernels.Attention{QKV: qkv, Heads: heads, Scale: 0.5, Sequences: seqs, Bias: bias, Out: out, LSE: lse})
+	b.run(&kernels.Attention{Q: qkv.Columns(0, d), K: qkv.Columns(d, 2*d), V: qkv.Columns(2*d, 3*d), Heads: heads, Scale: 0.5, Sequences: seqs, Bias: bias, Out: out, LSE: lse})
 	row := labels(window, text)
 	at := func(token, part, head, e int) float64 {
 		return float64(qkv.F32()[token*3*d+part*d+head*hd+e])
