@@ -159,7 +159,8 @@ func (b *Block) Forward(s *engine.Step, x layers.Node, p Pass) (layers.Node, err
 
 	r.attn = s.Floats(n, d)
 	r.lse = s.Floats(n, b.Heads)
-	engine.Run(s, kernels.Attention{QKV: r.qkv, Heads: b.Heads, Scale: b.scale(), Sequences: p.Sequences,
+	engine.Run(s, kernels.Attention{Q: r.qkv.Columns(0, d), K: r.qkv.Columns(d, 2*d), V: r.qkv.Columns(2*d, 3*d),
+		Heads: b.Heads, Scale: b.scale(), Sequences: p.Sequences,
 		Bias: b.bias(p), Out: r.attn, LSE: r.lse})
 
 	in, keep := x.X, p.KeepAttention
@@ -259,8 +260,9 @@ func (r *blockRecord) Backward(s *engine.Step) {
 		engine.Run(s, kernels.ScatterAdd{Y: g, Index: p.Rows, Table: dx})
 	}
 	dqkv, dh1 := s.Floats(n, 3*d), s.Floats(n, d)
-	engine.Run(s, kernels.AttentionGrad{QKV: r.qkv, Out: r.attn, DOut: dattn, LSE: r.lse, Heads: b.Heads, Scale: b.scale(),
-		Sequences: p.Sequences, Bias: b.bias(*p), DQKV: dqkv, DTable: b.Table.Touch()})
+	engine.Run(s, kernels.AttentionGrad{Q: r.qkv.Columns(0, d), K: r.qkv.Columns(d, 2*d), V: r.qkv.Columns(2*d, 3*d),
+		Out: r.attn, DOut: dattn, LSE: r.lse, Heads: b.Heads, Scale: b.scale(), Sequences: p.Sequences, Bias: b.bias(*p),
+		DQ: dqkv.Columns(0, d), DK: dqkv.Columns(d, 2*d), DV: dqkv.Columns(2*d, 3*d), DTable: b.Table.Touch()})
 	if dw := b.QKV.Touch(); !dw.IsZero() {
 		engine.Run(s, kernels.MatMul{A: dqkv, TransA: true, B: r.h1, C: dw, Accumulate: true})
 	}
