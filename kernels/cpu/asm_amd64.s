@@ -1334,62 +1334,6 @@ DATA c3f800000<>+56(SB)/4, $0x3f800000
 DATA c3f800000<>+60(SB)/4, $0x3f800000
 GLOBL c3f800000<>(SB), RODATA|NOPTR, $64
 
-// func softmaxGradAVX2(ds []float32, p []float32, dp []float32, delta float32)
-// Requires: AVX
-TEXT ·softmaxGradAVX2(SB), NOSPLIT, $0-76
-	VBROADCASTSS delta+72(FP), Y0
-	MOVQ         ds_base+0(FP), AX
-	MOVQ         p_base+24(FP), CX
-	MOVQ         dp_base+48(FP), DX
-	MOVQ         ds_len+8(FP), BX
-	XORQ         SI, SI
-
-loop1:
-	CMPQ    BX, $0x00000010
-	JLT     next2
-	VMOVUPS (DX)(SI*1), Y1
-	VSUBPS  Y0, Y1, Y1
-	VMOVUPS (CX)(SI*1), Y2
-	VMULPS  Y2, Y1, Y1
-	VMOVUPS Y1, (AX)(SI*1)
-	VMOVUPS 32(DX)(SI*1), Y1
-	VSUBPS  Y0, Y1, Y1
-	VMOVUPS 32(CX)(SI*1), Y2
-	VMULPS  Y2, Y1, Y1
-	VMOVUPS Y1, 32(AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	SUBQ    $0x00000010, BX
-	JMP     loop1
-
-next2:
-loop3:
-	CMPQ    BX, $0x00000008
-	JLT     next4
-	VMOVUPS (DX)(SI*1), Y1
-	VSUBPS  Y0, Y1, Y1
-	VMOVUPS (CX)(SI*1), Y2
-	VMULPS  Y2, Y1, Y1
-	VMOVUPS Y1, (AX)(SI*1)
-	ADDQ    $0x00000020, SI
-	SUBQ    $0x00000008, BX
-	JMP     loop3
-
-next4:
-	TESTQ      BX, BX
-	JEQ        done5
-	LEAQ       mask<>+32(SB), DI
-	NEGQ       BX
-	VMOVDQU    (DI)(BX*4), Y1
-	VMASKMOVPS (DX)(SI*1), Y1, Y2
-	VSUBPS     Y0, Y2, Y2
-	VMASKMOVPS (CX)(SI*1), Y1, Y0
-	VMULPS     Y0, Y2, Y2
-	VMASKMOVPS Y2, Y1, (AX)(SI*1)
-
-done5:
-	VZEROUPPER
-	RET
-
 // func geluAVX2(y []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·geluAVX2(SB), NOSPLIT, $0-48
@@ -2555,6 +2499,504 @@ done3:
 	VPSRLDQ      $0x04, X1, X0
 	VADDPS       X0, X1, X1
 	MOVSS        X1, ret+56(FP)
+	VZEROUPPER
+	RET
+
+// func softmaxRowsAVX2(s *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, top *float32, sum *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·softmaxRowsAVX2(SB), NOSPLIT, $0-72
+	MOVQ         s+0(FP), AX
+	MOVQ         bias+16(FP), CX
+	MOVQ         lds+8(FP), DX
+	SHLQ         $0x02, DX
+	MOVQ         ldb+24(FP), BX
+	SHLQ         $0x02, BX
+	MOVQ         rows+32(FP), SI
+	MOVQ         n+40(FP), DI
+	MOVQ         top+56(FP), R8
+	MOVQ         sum+64(FP), R9
+	MOVQ         $0x00000004, R10
+	VBROADCASTSS scale+48(FP), Y0
+	VMOVUPS      cc2af0000<>+0(SB), Y1
+	VMOVUPS      c42b20000<>+0(SB), Y2
+	VMOVUPS      c4b400000<>+0(SB), Y3
+
+row1:
+	TESTQ        SI, SI
+	JEQ          end2
+	VBROADCASTSS (AX), Y5
+	VBROADCASTSS (CX), Y4
+	VFMADD213PS  Y4, Y0, Y5
+	VMOVAPS      Y5, Y4
+	XORQ         R11, R11
+	MOVQ         DI, R12
+
+loop3:
+	CMPQ        R12, $0x00000010
+	JLT         next4
+	VMOVUPS     (AX)(R11*1), Y6
+	VMOVUPS     (CX)(R11*1), Y7
+	VFMADD213PS Y7, Y0, Y6
+	VMOVUPS     Y6, (AX)(R11*1)
+	VMAXPS      Y6, Y4, Y4
+	VMOVUPS     32(AX)(R11*1), Y6
+	VMOVUPS     32(CX)(R11*1), Y7
+	VFMADD213PS Y7, Y0, Y6
+	VMOVUPS     Y6, 32(AX)(R11*1)
+	VMAXPS      Y6, Y4, Y4
+	ADDQ        $0x00000040, R11
+	SUBQ        $0x00000010, R12
+	JMP         loop3
+
+next4:
+loop5:
+	CMPQ        R12, $0x00000008
+	JLT         next6
+	VMOVUPS     (AX)(R11*1), Y6
+	VMOVUPS     (CX)(R11*1), Y7
+	VFMADD213PS Y7, Y0, Y6
+	VMOVUPS     Y6, (AX)(R11*1)
+	VMAXPS      Y6, Y4, Y4
+	ADDQ        $0x00000020, R11
+	SUBQ        $0x00000008, R12
+	JMP         loop5
+
+next6:
+	TESTQ       R12, R12
+	JEQ         done7
+	LEAQ        mask<>+32(SB), R13
+	NEGQ        R12
+	VMOVDQU     (R13)(R12*4), Y6
+	VMASKMOVPS  (AX)(R11*1), Y6, Y7
+	VMASKMOVPS  (CX)(R11*1), Y6, Y8
+	VFMADD213PS Y8, Y0, Y7
+	VMASKMOVPS  Y7, Y6, (AX)(R11*1)
+	VBLENDVPS   Y6, Y7, Y5, Y7
+	VMAXPS      Y7, Y4, Y4
+
+done7:
+	VMOVAPS      Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X5
+	VMAXPS       X5, X4, X5
+	VMOVHLPS     X5, X5, X4
+	VMAXPS       X4, X5, X5
+	VPSRLDQ      $0x04, X5, X4
+	VMAXPS       X4, X5, X5
+	VMOVSS       X5, (R8)
+	VBROADCASTSS X5, Y4
+	VXORPS       Y5, Y5, Y5
+	XORQ         R11, R11
+	MOVQ         DI, R12
+
+loop8:
+	CMPQ         R12, $0x00000010
+	JLT          next9
+	VMOVUPS      (AX)(R11*1), Y6
+	VSUBPS       Y4, Y6, Y6
+	VMINPS       Y6, Y2, Y6
+	VMAXPS       Y6, Y1, Y6
+	VMOVAPS      Y6, Y7
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y3, Y7
+	VSUBPS       Y3, Y7, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y6
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y6
+	VMOVUPS      c3ab5112b<>+0(SB), Y8
+	VFMADD213PS  c3c091d81<>+0(SB), Y6, Y8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y6, Y8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y6, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y8
+	VMOVUPS      c3f800000<>+0(SB), Y9
+	VFMADD213PS  Y9, Y6, Y8
+	VFMADD213PS  Y9, Y8, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VPADDD       c3f000000<>+0(SB), Y7, Y7
+	VADDPS       Y6, Y6, Y6
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y6, (AX)(R11*1)
+	VADDPS       Y6, Y5, Y5
+	VMOVUPS      32(AX)(R11*1), Y6
+	VSUBPS       Y4, Y6, Y6
+	VMINPS       Y6, Y2, Y6
+	VMAXPS       Y6, Y1, Y6
+	VMOVAPS      Y6, Y7
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y3, Y7
+	VSUBPS       Y3, Y7, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y6
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y6
+	VMOVUPS      c3ab5112b<>+0(SB), Y8
+	VFMADD213PS  c3c091d81<>+0(SB), Y6, Y8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y6, Y8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y6, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y8
+	VMOVUPS      c3f800000<>+0(SB), Y9
+	VFMADD213PS  Y9, Y6, Y8
+	VFMADD213PS  Y9, Y8, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VPADDD       c3f000000<>+0(SB), Y7, Y7
+	VADDPS       Y6, Y6, Y6
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y6, 32(AX)(R11*1)
+	VADDPS       Y6, Y5, Y5
+	ADDQ         $0x00000040, R11
+	SUBQ         $0x00000010, R12
+	JMP          loop8
+
+next9:
+loop10:
+	CMPQ         R12, $0x00000008
+	JLT          next11
+	VMOVUPS      (AX)(R11*1), Y6
+	VSUBPS       Y4, Y6, Y6
+	VMINPS       Y6, Y2, Y6
+	VMAXPS       Y6, Y1, Y6
+	VMOVAPS      Y6, Y7
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y3, Y7
+	VSUBPS       Y3, Y7, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y6
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y6
+	VMOVUPS      c3ab5112b<>+0(SB), Y8
+	VFMADD213PS  c3c091d81<>+0(SB), Y6, Y8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y6, Y8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y6, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y8
+	VMOVUPS      c3f800000<>+0(SB), Y9
+	VFMADD213PS  Y9, Y6, Y8
+	VFMADD213PS  Y9, Y8, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VPADDD       c3f000000<>+0(SB), Y7, Y7
+	VADDPS       Y6, Y6, Y6
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y6, (AX)(R11*1)
+	VADDPS       Y6, Y5, Y5
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R12
+	JMP          loop10
+
+next11:
+	TESTQ        R12, R12
+	JEQ          done12
+	LEAQ         mask<>+32(SB), R13
+	NEGQ         R12
+	VMOVDQU      (R13)(R12*4), Y6
+	VMASKMOVPS   (AX)(R11*1), Y6, Y7
+	VSUBPS       Y4, Y7, Y7
+	VMINPS       Y7, Y2, Y7
+	VMAXPS       Y7, Y1, Y7
+	VMOVAPS      Y7, Y4
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y3, Y4
+	VSUBPS       Y3, Y4, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y7
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y7
+	VMOVUPS      c3ab5112b<>+0(SB), Y8
+	VFMADD213PS  c3c091d81<>+0(SB), Y7, Y8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y7, Y8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y7, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y7, Y8
+	VMOVUPS      c3f800000<>+0(SB), Y9
+	VFMADD213PS  Y9, Y7, Y8
+	VFMADD213PS  Y9, Y8, Y7
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       c3f000000<>+0(SB), Y4, Y4
+	VADDPS       Y7, Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VMASKMOVPS   Y7, Y6, (AX)(R11*1)
+	VANDPS       Y6, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+
+done12:
+	VMOVAPS      Y5, Y4
+	VEXTRACTF128 $0x01, Y4, X5
+	VADDPS       X5, X4, X5
+	VMOVHLPS     X5, X5, X4
+	VADDPS       X4, X5, X5
+	VPSRLDQ      $0x04, X5, X4
+	VADDPS       X4, X5, X5
+	VMOVSS       X5, (R9)
+	ADDQ         DX, AX
+	ADDQ         BX, CX
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         SI
+	JMP          row1
+
+end2:
+	VZEROUPPER
+	RET
+
+// func softmaxGradRowsAVX2(s *float32, ds *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, lse *float32, delta *float32, dbias *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·softmaxGradRowsAVX2(SB), NOSPLIT, $0-88
+	MOVQ         s+0(FP), AX
+	MOVQ         ds+8(FP), CX
+	MOVQ         bias+24(FP), DX
+	MOVQ         dbias+80(FP), BX
+	MOVQ         lds+16(FP), SI
+	SHLQ         $0x02, SI
+	MOVQ         ldb+32(FP), DI
+	SHLQ         $0x02, DI
+	MOVQ         rows+40(FP), R8
+	MOVQ         n+48(FP), R9
+	MOVQ         lse+64(FP), R10
+	MOVQ         delta+72(FP), R11
+	MOVQ         $0x00000004, R12
+	VBROADCASTSS scale+56(FP), Y0
+	VMOVUPS      cc2af0000<>+0(SB), Y1
+	VMOVUPS      c42b20000<>+0(SB), Y2
+	VMOVUPS      c4b400000<>+0(SB), Y3
+
+row1:
+	TESTQ        R8, R8
+	JEQ          end2
+	VBROADCASTSS (R10), Y4
+	VBROADCASTSS (R11), Y5
+	XORQ         R13, R13
+	MOVQ         R9, R14
+
+loop3:
+	CMPQ         R14, $0x00000008
+	JLT          next4
+	VMOVUPS      (AX)(R13*1), Y6
+	VMOVUPS      (DX)(R13*1), Y7
+	VFMADD213PS  Y7, Y0, Y6
+	VSUBPS       Y4, Y6, Y6
+	VMINPS       Y6, Y2, Y6
+	VMAXPS       Y6, Y1, Y6
+	VMOVAPS      Y6, Y7
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y3, Y7
+	VSUBPS       Y3, Y7, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y6
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y6
+	VMOVUPS      c3ab5112b<>+0(SB), Y8
+	VFMADD213PS  c3c091d81<>+0(SB), Y6, Y8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y6, Y8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y6, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y8
+	VMOVUPS      c3f800000<>+0(SB), Y9
+	VFMADD213PS  Y9, Y6, Y8
+	VFMADD213PS  Y9, Y8, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VPADDD       c3f000000<>+0(SB), Y7, Y7
+	VADDPS       Y6, Y6, Y6
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y6, (AX)(R13*1)
+	VMOVUPS      (CX)(R13*1), Y7
+	VSUBPS       Y5, Y7, Y7
+	VMULPS       Y6, Y7, Y7
+	VMOVUPS      Y7, (CX)(R13*1)
+	VMOVUPS      (BX)(R13*1), Y6
+	VADDPS       Y6, Y7, Y7
+	VMOVUPS      Y7, (BX)(R13*1)
+	ADDQ         $0x00000020, R13
+	SUBQ         $0x00000008, R14
+	JMP          loop3
+
+next4:
+	TESTQ        R14, R14
+	JEQ          done5
+	LEAQ         mask<>+32(SB), R15
+	NEGQ         R14
+	VMOVDQU      (R15)(R14*4), Y6
+	VMASKMOVPS   (AX)(R13*1), Y6, Y7
+	VMASKMOVPS   (DX)(R13*1), Y6, Y8
+	VFMADD213PS  Y8, Y0, Y7
+	VSUBPS       Y4, Y7, Y7
+	VMINPS       Y7, Y2, Y7
+	VMAXPS       Y7, Y1, Y7
+	VMOVAPS      Y7, Y4
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y3, Y4
+	VSUBPS       Y3, Y4, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y7
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y7
+	VMOVUPS      c3ab5112b<>+0(SB), Y8
+	VFMADD213PS  c3c091d81<>+0(SB), Y7, Y8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y7, Y8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y7, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y7, Y8
+	VMOVUPS      c3f800000<>+0(SB), Y9
+	VFMADD213PS  Y9, Y7, Y8
+	VFMADD213PS  Y9, Y8, Y7
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       c3f000000<>+0(SB), Y4, Y4
+	VADDPS       Y7, Y7, Y7
+	VMULPS       Y4, Y7, Y7
+	VMASKMOVPS   Y7, Y6, (AX)(R13*1)
+	VMASKMOVPS   (CX)(R13*1), Y6, Y4
+	VSUBPS       Y5, Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VMASKMOVPS   Y4, Y6, (CX)(R13*1)
+	VMASKMOVPS   (BX)(R13*1), Y6, Y5
+	VADDPS       Y5, Y4, Y4
+	VMASKMOVPS   Y4, Y6, (BX)(R13*1)
+
+done5:
+	ADDQ SI, AX
+	ADDQ SI, CX
+	ADDQ DI, DX
+	ADDQ DI, BX
+	ADDQ R12, R10
+	ADDQ R12, R11
+	DECQ R8
+	JMP  row1
+
+end2:
+	VZEROUPPER
+	RET
+
+// func scaleRowsAVX2(y *float32, ldy int, x *float32, ldx int, rows int, n int, a *float32)
+// Requires: AVX
+TEXT ·scaleRowsAVX2(SB), NOSPLIT, $0-56
+	MOVQ y+0(FP), AX
+	MOVQ x+16(FP), CX
+	MOVQ ldy+8(FP), DX
+	SHLQ $0x02, DX
+	MOVQ ldx+24(FP), BX
+	SHLQ $0x02, BX
+	MOVQ rows+32(FP), SI
+	MOVQ n+40(FP), DI
+	MOVQ a+48(FP), R8
+	MOVQ $0x00000004, R9
+
+row1:
+	TESTQ        SI, SI
+	JEQ          end2
+	VBROADCASTSS (R8), Y0
+	XORQ         R10, R10
+	MOVQ         DI, R11
+
+loop3:
+	CMPQ    R11, $0x00000020
+	JLT     next4
+	VMOVUPS (CX)(R10*1), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)(R10*1)
+	VMOVUPS 32(CX)(R10*1), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(AX)(R10*1)
+	VMOVUPS 64(CX)(R10*1), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(AX)(R10*1)
+	VMOVUPS 96(CX)(R10*1), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(AX)(R10*1)
+	ADDQ    $0x00000080, R10
+	SUBQ    $0x00000020, R11
+	JMP     loop3
+
+next4:
+loop5:
+	CMPQ    R11, $0x00000008
+	JLT     next6
+	VMOVUPS (CX)(R10*1), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)(R10*1)
+	ADDQ    $0x00000020, R10
+	SUBQ    $0x00000008, R11
+	JMP     loop5
+
+next6:
+	TESTQ      R11, R11
+	JEQ        done7
+	LEAQ       mask<>+32(SB), R12
+	NEGQ       R11
+	VMOVDQU    (R12)(R11*4), Y1
+	VMASKMOVPS (CX)(R10*1), Y1, Y2
+	VMULPS     Y0, Y2, Y2
+	VMASKMOVPS Y2, Y1, (AX)(R10*1)
+
+done7:
+	ADDQ DX, AX
+	ADDQ BX, CX
+	ADDQ R9, R8
+	DECQ SI
+	JMP  row1
+
+end2:
+	VZEROUPPER
+	RET
+
+// func dotRowsAVX2(sum *float32, x *float32, ldx int, y *float32, ldy int, rows int, n int)
+// Requires: AVX, FMA3
+TEXT ·dotRowsAVX2(SB), NOSPLIT, $0-56
+	MOVQ sum+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+24(FP), DX
+	MOVQ ldx+16(FP), BX
+	SHLQ $0x02, BX
+	MOVQ ldy+32(FP), SI
+	SHLQ $0x02, SI
+	MOVQ rows+40(FP), DI
+	MOVQ n+48(FP), R8
+	MOVQ $0x00000004, R9
+
+row1:
+	TESTQ  DI, DI
+	JEQ    end2
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	XORQ   R10, R10
+	MOVQ   R8, R11
+
+loop3:
+	CMPQ        R11, $0x00000020
+	JLT         next4
+	VMOVUPS     (CX)(R10*1), Y4
+	VMOVUPS     (DX)(R10*1), Y5
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     32(CX)(R10*1), Y4
+	VMOVUPS     32(DX)(R10*1), Y5
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     64(CX)(R10*1), Y4
+	VMOVUPS     64(DX)(R10*1), Y5
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     96(CX)(R10*1), Y4
+	VMOVUPS     96(DX)(R10*1), Y5
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        $0x00000080, R10
+	SUBQ        $0x00000020, R11
+	JMP         loop3
+
+next4:
+loop5:
+	CMPQ        R11, $0x00000008
+	JLT         next6
+	VMOVUPS     (CX)(R10*1), Y4
+	VMOVUPS     (DX)(R10*1), Y5
+	VFMADD231PS Y4, Y5, Y0
+	ADDQ        $0x00000020, R10
+	SUBQ        $0x00000008, R11
+	JMP         loop5
+
+next6:
+	TESTQ       R11, R11
+	JEQ         done7
+	LEAQ        mask<>+32(SB), R12
+	NEGQ        R11
+	VMOVDQU     (R12)(R11*4), Y4
+	VMASKMOVPS  (CX)(R10*1), Y4, Y5
+	VMASKMOVPS  (DX)(R10*1), Y4, Y4
+	VFMADD231PS Y5, Y4, Y0
+
+done7:
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VMOVAPS      Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVHLPS     X1, X1, X0
+	VADDPS       X0, X1, X1
+	VPSRLDQ      $0x04, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSS       X1, (AX)
+	ADDQ         BX, CX
+	ADDQ         SI, DX
+	ADDQ         R9, AX
+	DECQ         DI
+	JMP          row1
+
+end2:
 	VZEROUPPER
 	RET
 
@@ -4939,63 +5381,6 @@ done5:
 	VZEROUPPER
 	RET
 
-// func softmaxGradAVX512(ds []float32, p []float32, dp []float32, delta float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·softmaxGradAVX512(SB), NOSPLIT, $0-76
-	VBROADCASTSS delta+72(FP), Z0
-	MOVQ         ds_base+0(FP), AX
-	MOVQ         p_base+24(FP), CX
-	MOVQ         dp_base+48(FP), DX
-	MOVQ         ds_len+8(FP), BX
-	XORQ         SI, SI
-
-loop1:
-	CMPQ    BX, $0x00000020
-	JLT     next2
-	VMOVUPS (DX)(SI*1), Z1
-	VSUBPS  Z0, Z1, Z1
-	VMOVUPS (CX)(SI*1), Z2
-	VMULPS  Z2, Z1, Z1
-	VMOVUPS Z1, (AX)(SI*1)
-	VMOVUPS 64(DX)(SI*1), Z1
-	VSUBPS  Z0, Z1, Z1
-	VMOVUPS 64(CX)(SI*1), Z2
-	VMULPS  Z2, Z1, Z1
-	VMOVUPS Z1, 64(AX)(SI*1)
-	ADDQ    $0x00000080, SI
-	SUBQ    $0x00000020, BX
-	JMP     loop1
-
-next2:
-loop3:
-	CMPQ    BX, $0x00000010
-	JLT     next4
-	VMOVUPS (DX)(SI*1), Z1
-	VSUBPS  Z0, Z1, Z1
-	VMOVUPS (CX)(SI*1), Z2
-	VMULPS  Z2, Z1, Z1
-	VMOVUPS Z1, (AX)(SI*1)
-	ADDQ    $0x00000040, SI
-	SUBQ    $0x00000010, BX
-	JMP     loop3
-
-next4:
-	TESTQ     BX, BX
-	JEQ       done5
-	MOVL      $0x00000001, DI
-	SHLXL     BX, DI, DI
-	DECL      DI
-	KMOVW     DI, K1
-	VMOVUPS.Z (DX)(SI*1), K1, Z1
-	VSUBPS    Z0, Z1, Z1
-	VMOVUPS.Z (CX)(SI*1), K1, Z0
-	VMULPS    Z0, Z1, Z1
-	VMOVUPS   Z1, K1, (AX)(SI*1)
-
-done5:
-	VZEROUPPER
-	RET
-
 // func geluAVX512(y []float32, x []float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·geluAVX512(SB), NOSPLIT, $0-48
@@ -5562,6 +5947,512 @@ done3:
 	VPSRLDQ       $0x04, X1, X0
 	VADDPS        X0, X1, X1
 	MOVSS         X1, ret+56(FP)
+	VZEROUPPER
+	RET
+
+// func softmaxRowsAVX512(s *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, top *float32, sum *float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·softmaxRowsAVX512(SB), NOSPLIT, $0-72
+	MOVQ         s+0(FP), AX
+	MOVQ         bias+16(FP), CX
+	MOVQ         lds+8(FP), DX
+	SHLQ         $0x02, DX
+	MOVQ         ldb+24(FP), BX
+	SHLQ         $0x02, BX
+	MOVQ         rows+32(FP), SI
+	MOVQ         n+40(FP), DI
+	MOVQ         top+56(FP), R8
+	MOVQ         sum+64(FP), R9
+	MOVQ         $0x00000004, R10
+	VBROADCASTSS scale+48(FP), Z0
+	VMOVUPS      cc2af0000<>+0(SB), Z1
+	VMOVUPS      c42b20000<>+0(SB), Z2
+	VMOVUPS      c4b400000<>+0(SB), Z3
+
+row1:
+	TESTQ        SI, SI
+	JEQ          end2
+	VBROADCASTSS (AX), Z5
+	VBROADCASTSS (CX), Z4
+	VFMADD213PS  Z4, Z0, Z5
+	VMOVAPS      Z5, Z4
+	XORQ         R11, R11
+	MOVQ         DI, R12
+
+loop3:
+	CMPQ        R12, $0x00000020
+	JLT         next4
+	VMOVUPS     (AX)(R11*1), Z6
+	VMOVUPS     (CX)(R11*1), Z7
+	VFMADD213PS Z7, Z0, Z6
+	VMOVUPS     Z6, (AX)(R11*1)
+	VMAXPS      Z6, Z4, Z4
+	VMOVUPS     64(AX)(R11*1), Z6
+	VMOVUPS     64(CX)(R11*1), Z7
+	VFMADD213PS Z7, Z0, Z6
+	VMOVUPS     Z6, 64(AX)(R11*1)
+	VMAXPS      Z6, Z4, Z4
+	ADDQ        $0x00000080, R11
+	SUBQ        $0x00000020, R12
+	JMP         loop3
+
+next4:
+loop5:
+	CMPQ        R12, $0x00000010
+	JLT         next6
+	VMOVUPS     (AX)(R11*1), Z6
+	VMOVUPS     (CX)(R11*1), Z7
+	VFMADD213PS Z7, Z0, Z6
+	VMOVUPS     Z6, (AX)(R11*1)
+	VMAXPS      Z6, Z4, Z4
+	ADDQ        $0x00000040, R11
+	SUBQ        $0x00000010, R12
+	JMP         loop5
+
+next6:
+	TESTQ       R12, R12
+	JEQ         done7
+	MOVL        $0x00000001, R13
+	SHLXL       R12, R13, R13
+	DECL        R13
+	KMOVW       R13, K1
+	VMOVUPS.Z   (AX)(R11*1), K1, Z6
+	VMOVUPS.Z   (CX)(R11*1), K1, Z7
+	VFMADD213PS Z7, Z0, Z6
+	VMOVUPS     Z6, K1, (AX)(R11*1)
+	VBLENDMPS   Z6, Z5, K1, Z6
+	VMAXPS      Z6, Z4, Z4
+
+done7:
+	VEXTRACTF64X4 $0x01, Z4, Y5
+	VMAXPS        Y5, Y4, Y5
+	VEXTRACTF128  $0x01, Y5, X4
+	VMAXPS        X4, X5, X4
+	VMOVHLPS      X4, X4, X5
+	VMAXPS        X5, X4, X4
+	VPSRLDQ       $0x04, X4, X5
+	VMAXPS        X5, X4, X4
+	VMOVSS        X4, (R8)
+	VBROADCASTSS  X4, Z4
+	VPXORD        Z8, Z8, Z8
+	XORQ          R11, R11
+	MOVQ          DI, R12
+
+loop8:
+	CMPQ         R12, $0x00000020
+	JLT          next9
+	VMOVUPS      (AX)(R11*1), Z5
+	VSUBPS       Z4, Z5, Z5
+	VMINPS       Z5, Z2, Z5
+	VMAXPS       Z5, Z1, Z5
+	VMOVAPS      Z5, Z6
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Z3, Z6
+	VSUBPS       Z3, Z6, Z7
+	VFNMADD231PS c3f318000<>+0(SB), Z7, Z5
+	VFNMADD231PS cb95e8083<>+0(SB), Z7, Z5
+	VMOVUPS      c3ab5112b<>+0(SB), Z7
+	VFMADD213PS  c3c091d81<>+0(SB), Z5, Z7
+	VFMADD213PS  c3d2aac7c<>+0(SB), Z5, Z7
+	VFMADD213PS  c3e2aaa48<>+0(SB), Z5, Z7
+	VFMADD213PS  c3efffffe<>+0(SB), Z5, Z7
+	VMOVUPS      c3f800000<>+0(SB), Z9
+	VFMADD213PS  Z9, Z5, Z7
+	VFMADD213PS  Z9, Z7, Z5
+	VPSLLD       $0x17, Z6, Z6
+	VPADDD       c3f000000<>+0(SB), Z6, Z6
+	VADDPS       Z5, Z5, Z5
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS      Z5, (AX)(R11*1)
+	VADDPS       Z5, Z8, Z8
+	VMOVUPS      64(AX)(R11*1), Z5
+	VSUBPS       Z4, Z5, Z5
+	VMINPS       Z5, Z2, Z5
+	VMAXPS       Z5, Z1, Z5
+	VMOVAPS      Z5, Z6
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Z3, Z6
+	VSUBPS       Z3, Z6, Z7
+	VFNMADD231PS c3f318000<>+0(SB), Z7, Z5
+	VFNMADD231PS cb95e8083<>+0(SB), Z7, Z5
+	VMOVUPS      c3ab5112b<>+0(SB), Z7
+	VFMADD213PS  c3c091d81<>+0(SB), Z5, Z7
+	VFMADD213PS  c3d2aac7c<>+0(SB), Z5, Z7
+	VFMADD213PS  c3e2aaa48<>+0(SB), Z5, Z7
+	VFMADD213PS  c3efffffe<>+0(SB), Z5, Z7
+	VMOVUPS      c3f800000<>+0(SB), Z9
+	VFMADD213PS  Z9, Z5, Z7
+	VFMADD213PS  Z9, Z7, Z5
+	VPSLLD       $0x17, Z6, Z6
+	VPADDD       c3f000000<>+0(SB), Z6, Z6
+	VADDPS       Z5, Z5, Z5
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS      Z5, 64(AX)(R11*1)
+	VADDPS       Z5, Z8, Z8
+	ADDQ         $0x00000080, R11
+	SUBQ         $0x00000020, R12
+	JMP          loop8
+
+next9:
+loop10:
+	CMPQ         R12, $0x00000010
+	JLT          next11
+	VMOVUPS      (AX)(R11*1), Z5
+	VSUBPS       Z4, Z5, Z5
+	VMINPS       Z5, Z2, Z5
+	VMAXPS       Z5, Z1, Z5
+	VMOVAPS      Z5, Z6
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Z3, Z6
+	VSUBPS       Z3, Z6, Z7
+	VFNMADD231PS c3f318000<>+0(SB), Z7, Z5
+	VFNMADD231PS cb95e8083<>+0(SB), Z7, Z5
+	VMOVUPS      c3ab5112b<>+0(SB), Z7
+	VFMADD213PS  c3c091d81<>+0(SB), Z5, Z7
+	VFMADD213PS  c3d2aac7c<>+0(SB), Z5, Z7
+	VFMADD213PS  c3e2aaa48<>+0(SB), Z5, Z7
+	VFMADD213PS  c3efffffe<>+0(SB), Z5, Z7
+	VMOVUPS      c3f800000<>+0(SB), Z9
+	VFMADD213PS  Z9, Z5, Z7
+	VFMADD213PS  Z9, Z7, Z5
+	VPSLLD       $0x17, Z6, Z6
+	VPADDD       c3f000000<>+0(SB), Z6, Z6
+	VADDPS       Z5, Z5, Z5
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS      Z5, (AX)(R11*1)
+	VADDPS       Z5, Z8, Z8
+	ADDQ         $0x00000040, R11
+	SUBQ         $0x00000010, R12
+	JMP          loop10
+
+next11:
+	TESTQ        R12, R12
+	JEQ          done12
+	MOVL         $0x00000001, R13
+	SHLXL        R12, R13, R13
+	DECL         R13
+	KMOVW        R13, K1
+	VMOVUPS.Z    (AX)(R11*1), K1, Z5
+	VSUBPS       Z4, Z5, Z5
+	VMINPS       Z5, Z2, Z5
+	VMAXPS       Z5, Z1, Z5
+	VMOVAPS      Z5, Z4
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Z3, Z4
+	VSUBPS       Z3, Z4, Z6
+	VFNMADD231PS c3f318000<>+0(SB), Z6, Z5
+	VFNMADD231PS cb95e8083<>+0(SB), Z6, Z5
+	VMOVUPS      c3ab5112b<>+0(SB), Z6
+	VFMADD213PS  c3c091d81<>+0(SB), Z5, Z6
+	VFMADD213PS  c3d2aac7c<>+0(SB), Z5, Z6
+	VFMADD213PS  c3e2aaa48<>+0(SB), Z5, Z6
+	VFMADD213PS  c3efffffe<>+0(SB), Z5, Z6
+	VMOVUPS      c3f800000<>+0(SB), Z7
+	VFMADD213PS  Z7, Z5, Z6
+	VFMADD213PS  Z7, Z6, Z5
+	VPSLLD       $0x17, Z4, Z4
+	VPADDD       c3f000000<>+0(SB), Z4, Z4
+	VADDPS       Z5, Z5, Z5
+	VMULPS       Z4, Z5, Z5
+	VMOVUPS      Z5, K1, (AX)(R11*1)
+	VMOVAPS.Z    Z5, K1, Z5
+	VADDPS       Z5, Z8, Z8
+
+done12:
+	VEXTRACTF64X4 $0x01, Z8, Y4
+	VADDPS        Y4, Y8, Y4
+	VEXTRACTF128  $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVHLPS      X5, X5, X4
+	VADDPS        X4, X5, X5
+	VPSRLDQ       $0x04, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, (R9)
+	ADDQ          DX, AX
+	ADDQ          BX, CX
+	ADDQ          R10, R8
+	ADDQ          R10, R9
+	DECQ          SI
+	JMP           row1
+
+end2:
+	VZEROUPPER
+	RET
+
+// func softmaxGradRowsAVX512(s *float32, ds *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, lse *float32, delta *float32, dbias *float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·softmaxGradRowsAVX512(SB), NOSPLIT, $0-88
+	MOVQ         s+0(FP), AX
+	MOVQ         ds+8(FP), CX
+	MOVQ         bias+24(FP), DX
+	MOVQ         dbias+80(FP), BX
+	MOVQ         lds+16(FP), SI
+	SHLQ         $0x02, SI
+	MOVQ         ldb+32(FP), DI
+	SHLQ         $0x02, DI
+	MOVQ         rows+40(FP), R8
+	MOVQ         n+48(FP), R9
+	MOVQ         lse+64(FP), R10
+	MOVQ         delta+72(FP), R11
+	MOVQ         $0x00000004, R12
+	VBROADCASTSS scale+56(FP), Z0
+	VMOVUPS      cc2af0000<>+0(SB), Z1
+	VMOVUPS      c42b20000<>+0(SB), Z2
+	VMOVUPS      c4b400000<>+0(SB), Z3
+
+row1:
+	TESTQ        R8, R8
+	JEQ          end2
+	VBROADCASTSS (R10), Z4
+	VBROADCASTSS (R11), Z5
+	XORQ         R13, R13
+	MOVQ         R9, R14
+
+loop3:
+	CMPQ         R14, $0x00000010
+	JLT          next4
+	VMOVUPS      (AX)(R13*1), Z6
+	VMOVUPS      (DX)(R13*1), Z7
+	VFMADD213PS  Z7, Z0, Z6
+	VSUBPS       Z4, Z6, Z6
+	VMINPS       Z6, Z2, Z6
+	VMAXPS       Z6, Z1, Z6
+	VMOVAPS      Z6, Z7
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Z3, Z7
+	VSUBPS       Z3, Z7, Z8
+	VFNMADD231PS c3f318000<>+0(SB), Z8, Z6
+	VFNMADD231PS cb95e8083<>+0(SB), Z8, Z6
+	VMOVUPS      c3ab5112b<>+0(SB), Z8
+	VFMADD213PS  c3c091d81<>+0(SB), Z6, Z8
+	VFMADD213PS  c3d2aac7c<>+0(SB), Z6, Z8
+	VFMADD213PS  c3e2aaa48<>+0(SB), Z6, Z8
+	VFMADD213PS  c3efffffe<>+0(SB), Z6, Z8
+	VMOVUPS      c3f800000<>+0(SB), Z9
+	VFMADD213PS  Z9, Z6, Z8
+	VFMADD213PS  Z9, Z8, Z6
+	VPSLLD       $0x17, Z7, Z7
+	VPADDD       c3f000000<>+0(SB), Z7, Z7
+	VADDPS       Z6, Z6, Z6
+	VMULPS       Z7, Z6, Z6
+	VMOVUPS      Z6, (AX)(R13*1)
+	VMOVUPS      (CX)(R13*1), Z7
+	VSUBPS       Z5, Z7, Z7
+	VMULPS       Z6, Z7, Z7
+	VMOVUPS      Z7, (CX)(R13*1)
+	VMOVUPS      (BX)(R13*1), Z6
+	VADDPS       Z6, Z7, Z7
+	VMOVUPS      Z7, (BX)(R13*1)
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000010, R14
+	JMP          loop3
+
+next4:
+	TESTQ        R14, R14
+	JEQ          done5
+	MOVL         $0x00000001, R15
+	SHLXL        R14, R15, R15
+	DECL         R15
+	KMOVW        R15, K1
+	VMOVUPS.Z    (AX)(R13*1), K1, Z6
+	VMOVUPS.Z    (DX)(R13*1), K1, Z7
+	VFMADD213PS  Z7, Z0, Z6
+	VSUBPS       Z4, Z6, Z6
+	VMINPS       Z6, Z2, Z6
+	VMAXPS       Z6, Z1, Z6
+	VMOVAPS      Z6, Z4
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Z3, Z4
+	VSUBPS       Z3, Z4, Z7
+	VFNMADD231PS c3f318000<>+0(SB), Z7, Z6
+	VFNMADD231PS cb95e8083<>+0(SB), Z7, Z6
+	VMOVUPS      c3ab5112b<>+0(SB), Z7
+	VFMADD213PS  c3c091d81<>+0(SB), Z6, Z7
+	VFMADD213PS  c3d2aac7c<>+0(SB), Z6, Z7
+	VFMADD213PS  c3e2aaa48<>+0(SB), Z6, Z7
+	VFMADD213PS  c3efffffe<>+0(SB), Z6, Z7
+	VMOVUPS      c3f800000<>+0(SB), Z8
+	VFMADD213PS  Z8, Z6, Z7
+	VFMADD213PS  Z8, Z7, Z6
+	VPSLLD       $0x17, Z4, Z4
+	VPADDD       c3f000000<>+0(SB), Z4, Z4
+	VADDPS       Z6, Z6, Z6
+	VMULPS       Z4, Z6, Z6
+	VMOVUPS      Z6, K1, (AX)(R13*1)
+	VMOVUPS.Z    (CX)(R13*1), K1, Z4
+	VSUBPS       Z5, Z4, Z4
+	VMULPS       Z6, Z4, Z4
+	VMOVUPS      Z4, K1, (CX)(R13*1)
+	VMOVUPS.Z    (BX)(R13*1), K1, Z5
+	VADDPS       Z5, Z4, Z4
+	VMOVUPS      Z4, K1, (BX)(R13*1)
+
+done5:
+	ADDQ SI, AX
+	ADDQ SI, CX
+	ADDQ DI, DX
+	ADDQ DI, BX
+	ADDQ R12, R10
+	ADDQ R12, R11
+	DECQ R8
+	JMP  row1
+
+end2:
+	VZEROUPPER
+	RET
+
+// func scaleRowsAVX512(y *float32, ldy int, x *float32, ldx int, rows int, n int, a *float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·scaleRowsAVX512(SB), NOSPLIT, $0-56
+	MOVQ y+0(FP), AX
+	MOVQ x+16(FP), CX
+	MOVQ ldy+8(FP), DX
+	SHLQ $0x02, DX
+	MOVQ ldx+24(FP), BX
+	SHLQ $0x02, BX
+	MOVQ rows+32(FP), SI
+	MOVQ n+40(FP), DI
+	MOVQ a+48(FP), R8
+	MOVQ $0x00000004, R9
+
+row1:
+	TESTQ        SI, SI
+	JEQ          end2
+	VBROADCASTSS (R8), Z0
+	XORQ         R10, R10
+	MOVQ         DI, R11
+
+loop3:
+	CMPQ    R11, $0x00000040
+	JLT     next4
+	VMOVUPS (CX)(R10*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)(R10*1)
+	VMOVUPS 64(CX)(R10*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(AX)(R10*1)
+	VMOVUPS 128(CX)(R10*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, 128(AX)(R10*1)
+	VMOVUPS 192(CX)(R10*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, 192(AX)(R10*1)
+	ADDQ    $0x00000100, R10
+	SUBQ    $0x00000040, R11
+	JMP     loop3
+
+next4:
+loop5:
+	CMPQ    R11, $0x00000010
+	JLT     next6
+	VMOVUPS (CX)(R10*1), Z1
+	VMULPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)(R10*1)
+	ADDQ    $0x00000040, R10
+	SUBQ    $0x00000010, R11
+	JMP     loop5
+
+next6:
+	TESTQ     R11, R11
+	JEQ       done7
+	MOVL      $0x00000001, R12
+	SHLXL     R11, R12, R12
+	DECL      R12
+	KMOVW     R12, K1
+	VMOVUPS.Z (CX)(R10*1), K1, Z1
+	VMULPS    Z0, Z1, Z1
+	VMOVUPS   Z1, K1, (AX)(R10*1)
+
+done7:
+	ADDQ DX, AX
+	ADDQ BX, CX
+	ADDQ R9, R8
+	DECQ SI
+	JMP  row1
+
+end2:
+	VZEROUPPER
+	RET
+
+// func dotRowsAVX512(sum *float32, x *float32, ldx int, y *float32, ldy int, rows int, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·dotRowsAVX512(SB), NOSPLIT, $0-56
+	MOVQ sum+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ y+24(FP), DX
+	MOVQ ldx+16(FP), BX
+	SHLQ $0x02, BX
+	MOVQ ldy+32(FP), SI
+	SHLQ $0x02, SI
+	MOVQ rows+40(FP), DI
+	MOVQ n+48(FP), R8
+	MOVQ $0x00000004, R9
+
+row1:
+	TESTQ  DI, DI
+	JEQ    end2
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	XORQ   R10, R10
+	MOVQ   R8, R11
+
+loop3:
+	CMPQ        R11, $0x00000040
+	JLT         next4
+	VMOVUPS     (CX)(R10*1), Z4
+	VMOVUPS     (DX)(R10*1), Z5
+	VFMADD231PS Z4, Z5, Z0
+	VMOVUPS     64(CX)(R10*1), Z4
+	VMOVUPS     64(DX)(R10*1), Z5
+	VFMADD231PS Z4, Z5, Z1
+	VMOVUPS     128(CX)(R10*1), Z4
+	VMOVUPS     128(DX)(R10*1), Z5
+	VFMADD231PS Z4, Z5, Z2
+	VMOVUPS     192(CX)(R10*1), Z4
+	VMOVUPS     192(DX)(R10*1), Z5
+	VFMADD231PS Z4, Z5, Z3
+	ADDQ        $0x00000100, R10
+	SUBQ        $0x00000040, R11
+	JMP         loop3
+
+next4:
+loop5:
+	CMPQ        R11, $0x00000010
+	JLT         next6
+	VMOVUPS     (CX)(R10*1), Z4
+	VMOVUPS     (DX)(R10*1), Z5
+	VFMADD231PS Z4, Z5, Z0
+	ADDQ        $0x00000040, R10
+	SUBQ        $0x00000010, R11
+	JMP         loop5
+
+next6:
+	TESTQ       R11, R11
+	JEQ         done7
+	MOVL        $0x00000001, R12
+	SHLXL       R11, R12, R12
+	DECL        R12
+	KMOVW       R12, K1
+	VMOVUPS.Z   (CX)(R10*1), K1, Z4
+	VMOVUPS.Z   (DX)(R10*1), K1, Z5
+	VFMADD231PS Z4, Z5, Z0
+
+done7:
+	VADDPS        Z2, Z0, Z0
+	VADDPS        Z3, Z1, Z1
+	VADDPS        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y4
+	VEXTRACTF128  $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVHLPS      X5, X5, X4
+	VADDPS        X4, X5, X5
+	VPSRLDQ       $0x04, X5, X4
+	VADDPS        X4, X5, X5
+	VMOVSS        X5, (AX)
+	ADDQ          BX, CX
+	ADDQ          SI, DX
+	ADDQ          R9, AX
+	DECQ          DI
+	JMP           row1
+
+end2:
 	VZEROUPPER
 	RET
 

@@ -11,119 +11,137 @@ type (
 	attentionGrad kernels.AttentionGrad
 )
 
+// A head of a sequence has its keys in the order image, text: then the bias of
+// a query is one row of an array whatever the length of its text. Its queries
+// are in the order text, image.
+
 // bias is the relative bias of one op, expanded once for all its sequences:
 // what a pair of tokens gets depends on nothing but their positions.
 type bias struct {
 	on          bool
-	text, image int       // tokens in the longest text and image
-	size        int       // elements of a head: text² + image² + 2·edge
-	edge        int       // max(text, image)
-	data        []float32 // a head: text–text, image–image, rows of text–image and image–text
+	rel         kernels.RelativeBias
+	heads       int
+	text, image int // tokens in the longest text and image
+	cols, size  int // of a head: text + image columns and rows
+	data        []float32
+	columns     []float32      // each head's column of the table, backwards
+	grad        kernels.Tensor // of the table, while it is collected
+	chunks      int            // of sequences; each has a partial gradient laid out as data
 }
 
-// maxChunks is how many parts the sequences are cut into; each has its own
-// partial gradient of the bias. It does not depend on the number of threads.
-const maxChunks = 16
+// units is about how many units of work an op has for each of its heads'
+// sequences to be cut into; it does not depend on the number of threads.
+const units = 96
 
 // queryRows is about the number of query rows whose logits are held at a time.
 const queryRows = 96
 
 // measure sets the extents for a list of sequences, and the chunk size.
-func (s *shared) measure(seqs []kernels.Sequence, table kernels.Tensor) {
+func (s *shared) measure(seqs []kernels.Sequence, rel *kernels.RelativeBias, heads int) {
 	b := &s.bias
-	b.on = !table.IsZero()
+	b.on, b.heads = !rel.Table.IsZero(), heads
+	b.rel = *rel
 	b.text, b.image = 0, 0
 	for i := range seqs {
 		b.text = max(b.text, seqs[i].TextLen)
 		b.image = max(b.image, seqs[i].ImageLen)
 	}
-	b.edge = max(b.text, b.image)
-	b.size = b.text*b.text + b.image*b.image + 2*b.edge
-	s.chunk = blocks(len(seqs), maxChunks)
+	b.cols = b.text + b.image
+	b.size = b.cols * b.cols
+	s.chunk = blocks(len(seqs), max(1, units/heads))
+	b.chunks = blocks(len(seqs), s.chunk)
 }
+
+// expansion fills the bias's data, a head a unit.
+type expansion shared
 
 // expand fills b.data from the table.
-func (b *bias) expand(rel *kernels.RelativeBias, heads int) {
-	if !b.on {
+func (d *device) expand() {
+	b := &d.shared.bias
+	if !b.on || b.size == 0 {
 		return
 	}
-	data := grow(&b.data, heads*b.size)
-	table := view(rel.Table)
-	spread := func(at, row int) {
-		for h, v := range table.row(row)[rel.Column:][:heads] {
-			data[h*b.size+at] = v
+	grow(&b.data, b.heads*b.size)
+	grow(&b.columns, b.heads*b.rel.Rows())
+	d.each((*expansion)(&d.shared), b.heads, b.heads*b.size)
+}
+
+// runs calls f for every run of pairs of tokens whose table rows follow each
+// other: element at+i of a head's data, i < n, has the row row + i·step.
+func (b *bias) runs(f func(at, n, row, step int)) {
+	rel, w := &b.rel, b.rel.Window
+	for i := range b.text { // text queries
+		at := i * b.cols
+		f(at, b.image, rel.TextImage(), 0)
+		at += b.image
+		f(at, 1, rel.TextText(i, 0), 0)
+		if n := b.text - 1; i == 0 && n > 0 {
+			f(at+1, n, rel.TextText(0, 1), 0)
+		} else if n > 0 {
+			f(at+1, n, rel.TextText(i, 1), 1)
 		}
 	}
-	for i := range b.text {
-		for j := range b.text {
-			spread(i*b.text+j, rel.TextText(i, j))
-		}
-	}
-	at := b.text * b.text
 	for i := range b.image {
-		for j := range b.image {
-			spread(at+i*b.image+j, rel.ImageImage(i, j))
+		at := (b.text + i) * b.cols
+		f(at, 1, rel.ImageImage(i, 0), 0)
+		for j := 1; j < b.image; j += w {
+			n, step := min(w, b.image-j), -1
+			if i == 0 {
+				step = 0
+			}
+			f(at+j, n, rel.ImageImage(i, j), step)
 		}
-	}
-	at += b.image * b.image
-	for j := range b.edge {
-		spread(at+j, rel.TextImage())
-		spread(at+b.edge+j, rel.ImageText())
+		f(at+b.image, b.text, rel.ImageText(), 0)
 	}
 }
 
-// collect is the reverse of expand: it adds grad, laid out as data, to the
-// table's gradient.
-func (b *bias) collect(rel *kernels.RelativeBias, heads int, grad []float32, dtable matrix) {
-	gather := func(at, row int) {
-		for h := range heads {
-			dtable.data[row*dtable.stride+rel.Column+h] += grad[h*b.size+at]
+func (e *expansion) do(w *worker, h int) {
+	b := &e.bias
+	n := b.rel.Rows()
+	table := view(b.rel.Table)
+	column := b.columns[h*n:][:n]
+	for a := range column {
+		column[n-1-a] = table.data[a*table.stride+b.rel.Column+h]
+	}
+	data := b.data[h*b.size:][:b.size]
+	b.runs(func(at, k, row, step int) {
+		to, first := data[at:][:k], n-1-row
+		if step < 0 {
+			copy(to, column[first:])
+			return
 		}
-	}
-	for i := range b.text {
-		for j := range b.text {
-			gather(i*b.text+j, rel.TextText(i, j))
+		for i := range to {
+			to[i] = column[first-i*step]
 		}
-	}
-	at := b.text * b.text
-	for i := range b.image {
-		for j := range b.image {
-			gather(at+i*b.image+j, rel.ImageImage(i, j))
-		}
-	}
-	at += b.image * b.image
-	for j := range b.edge {
-		gather(at+j, rel.TextImage())
-		gather(at+b.edge+j, rel.ImageText())
-	}
+	})
 }
 
-// rows returns the two parts of the bias of query i among q, for the keys of
-// the text and of the image, in an array laid out as b.data.
-func (b *bias) rows(data []float32, h, i int, q *kernels.Sequence) (text, image []float32) {
-	head := data[h*b.size:][:b.size]
-	at := b.text*b.text + b.image*b.image
-	if i < q.TextLen {
-		return head[i*b.text:][:q.TextLen], head[at:][:q.ImageLen]
-	}
-	i -= q.TextLen
-	return head[at+b.edge:][:q.TextLen], head[b.text*b.text+i*b.image:][:q.ImageLen]
-}
+// collection is the reverse of expansion: it adds the partial gradients to
+// the table's, a head a unit.
+type collection shared
 
-// logits turns row i of products into logits.
-func (w *worker) logits(s []float32, scale float32, h, i int, q *kernels.Sequence) {
-	b := &w.shared.bias
-	if !b.on {
-		w.scale(s, s, scale)
-		return
+func (c *collection) do(w *worker, h int) {
+	b := &c.bias
+	grad := w.part[h*b.size:][:b.size]
+	for chunk := 1; chunk < b.chunks; chunk++ {
+		w.add(grad, w.part[(chunk*b.heads+h)*b.size:][:b.size])
 	}
-	text, image := b.rows(b.data, h, i, q)
-	n := q.TextLen
-	if n > 0 {
-		w.scaleAdd(s[:n], s[:n], text, scale)
-	}
-	if n < len(s) {
-		w.scaleAdd(s[n:], s[n:], image, scale)
+	n := b.rel.Rows()
+	sum := b.columns[h*n:][:n] // backwards
+	clear(sum)
+	b.runs(func(at, k, row, step int) {
+		from, first := grad[at:][:k], n-1-row
+		if step < 0 {
+			w.add(sum[first:][:k], from)
+			return
+		}
+		for i, v := range from {
+			sum[first-i*step] += v
+		}
+	})
+	table := view(b.grad)
+	for a, v := range sum {
+		table.data[(n-1-a)*table.stride+b.rel.Column+h] += v
 	}
 }
 
@@ -135,10 +153,21 @@ func tokenRow(q *kernels.Sequence, i int) int {
 	return q.ImageOff + i - q.TextLen
 }
 
-// load copies the columns from col on of q's rows to dst, which has ld
+// loadKeys copies the columns from col on of q's rows to dst, which has ld
 // columns; the columns after the first cols, and the rows after the last up
 // to a total of rows, become zero.
-func (w *worker) load(dst []float32, ld, rows int, m *matrix, col, cols int, q *kernels.Sequence) {
+func (w *worker) loadKeys(dst []float32, ld, rows int, m *matrix, col, cols int, q *kernels.Sequence) {
+	n := q.TextLen + q.ImageLen
+	if ld > cols {
+		clear(dst[:n*ld])
+	}
+	w.loadRows(dst, ld, m, q.ImageOff, q.ImageLen, col, cols)
+	w.loadRows(dst[q.ImageLen*ld:], ld, m, q.TextOff, q.TextLen, col, cols)
+	clear(dst[n*ld : rows*ld])
+}
+
+// loadQueries is loadKeys in the order of queries.
+func (w *worker) loadQueries(dst []float32, ld, rows int, m *matrix, col, cols int, q *kernels.Sequence) {
 	n := q.TextLen + q.ImageLen
 	if ld > cols {
 		clear(dst[:n*ld])
@@ -161,33 +190,54 @@ func (w *worker) loadRows(dst []float32, ld int, m *matrix, r, n, col, cols int)
 	}
 }
 
-// saveRow stores v·a in columns of row r; v is used up for BF16.
-func (w *worker) saveRow(m *matrix, r, col int, v []float32, a float32) {
-	if m.half != nil {
-		w.scale(v, v, a)
-		w.narrow(m.half[r*m.stride+col:][:len(v)], v)
-		return
+// saveRows stores n rows of src, each times its a, in columns from row r on.
+// src is used up for BF16.
+func (w *worker) saveRows(m *matrix, r, n, col, cols int, src []float32, ld int, a []float32) {
+	switch {
+	case n == 0:
+	case m.half != nil:
+		w.scaleRows(&src[0], ld, &src[0], ld, n, cols, &a[0])
+		for i := range n {
+			w.narrow(m.half[(r+i)*m.stride+col:][:cols], src[i*ld:][:cols])
+		}
+	default:
+		w.scaleRows(&m.data[r*m.stride+col], m.stride, &src[0], ld, n, cols, &a[0])
 	}
-	w.scale(m.data[r*m.stride+col:][:len(v)], v, a)
 }
 
-// loadPanels is load to panels of nr columns. src is room for n × up(cols, nr)
+// saveQueries stores rows i0 to i0+n of the queries.
+func (w *worker) saveQueries(m *matrix, q *kernels.Sequence, i0, n, col, cols int, src []float32, ld int, a []float32) {
+	k := max(0, min(q.TextLen-i0, n))
+	w.saveRows(m, q.TextOff+i0, k, col, cols, src, ld, a)
+	if k < n {
+		w.saveRows(m, q.ImageOff+i0+k-q.TextLen, n-k, col, cols, src[k*ld:], ld, a[k:])
+	}
+}
+
+// saveKeys stores the rows of the keys.
+func (w *worker) saveKeys(m *matrix, q *kernels.Sequence, col, cols int, src []float32, ld int, a []float32) {
+	k := q.ImageLen
+	w.saveRows(m, q.ImageOff, k, col, cols, src, ld, a)
+	w.saveRows(m, q.TextOff, q.TextLen, col, cols, src[k*ld:], ld, a[k:])
+}
+
+// loadPanels is loadKeys to panels of nr columns. src is room for n × up(cols, nr)
 // elements.
 func (w *worker) loadPanels(dst, src []float32, m *matrix, col, cols int, q *kernels.Sequence) {
 	n, nr := q.TextLen+q.ImageLen, w.nr
 	if cols%nr > 0 || m.half != nil {
 		ld := up(cols, nr)
-		w.load(src, ld, n, m, col, cols, q)
+		w.loadKeys(src, ld, n, m, col, cols, q)
 		w.packB(dst, src, 0, ld, n, ld)
 		return
 	}
 	for j := 0; j < cols; j += nr {
 		panel := dst[j*n:][:n*nr]
-		if q.TextLen > 0 {
-			w.pack(&panel[0], &m.data[q.TextOff*m.stride+col+j], m.stride, q.TextLen)
-		}
 		if q.ImageLen > 0 {
-			w.pack(&panel[q.TextLen*nr], &m.data[q.ImageOff*m.stride+col+j], m.stride, q.ImageLen)
+			w.pack(&panel[0], &m.data[q.ImageOff*m.stride+col+j], m.stride, q.ImageLen)
+		}
+		if q.TextLen > 0 {
+			w.pack(&panel[q.ImageLen*nr], &m.data[q.TextOff*m.stride+col+j], m.stride, q.TextLen)
 		}
 	}
 }
@@ -277,13 +327,93 @@ func (d *device) ascending(op string, list []int32, rows int) bool {
 	return true
 }
 
+// rows is the bias of some queries of a head: row i begins i·ld elements
+// after the first, and so does grad, what is to be added to its gradient.
+type rows struct {
+	n        int // queries
+	bias     *float32
+	grad     *float32
+	ld       int
+	from, to int // in a head's data: the first element, that of the text keys
+	copied   bool
+}
+
+// rowsOf returns the bias of queries from i0 on, of at most m: as many as are
+// of one modality and follow each other in q. data and grad are the head's,
+// grad may be nil; room and junk have space for a row of q's keys for each of m
+// queries. The forward pass has neither grad nor junk.
+func (b *bias) rowsOf(q *kernels.Sequence, a *asked, i0, m int, data, grad, room, junk []float32) rows {
+	place, text := a.place(i0, q), a.rows.TextLen
+	r := rows{n: 1, bias: &room[0]}
+	if junk != nil {
+		r.grad = &junk[0]
+	}
+	for r.n < m && (i0+r.n < text) == (i0 < text) && a.place(i0+r.n, q) == place+r.n {
+		r.n++
+	}
+	keys := q.TextLen + q.ImageLen
+	if !b.on {
+		clear(room[:keys])
+		return r
+	}
+	if place >= q.TextLen {
+		place += b.text - q.TextLen
+	}
+	r.from, r.to, r.ld = place*b.cols, place*b.cols+b.image, b.cols
+	switch {
+	case q.ImageLen == 0:
+		r.from = r.to
+	case q.TextLen > 0 && q.ImageLen < b.image:
+		// The keys are no run of the data's: rows of their own.
+		r.copied, r.ld = true, keys
+		for i := range r.n {
+			row := room[i*keys:][:keys]
+			copy(row, data[r.from+i*b.cols:][:q.ImageLen])
+			copy(row[q.ImageLen:], data[r.to+i*b.cols:])
+		}
+		if junk != nil {
+			clear(junk[:r.n*keys])
+		}
+		return r
+	}
+	r.bias = &data[r.from]
+	switch {
+	case grad != nil:
+		r.grad = &grad[r.from]
+	case junk != nil:
+		r.n = 1 // each adds to the same row
+	}
+	return r
+}
+
+// settle adds a copied gradient to the head's.
+func (r *rows) settle(w *worker, q *kernels.Sequence, grad, junk []float32) {
+	if !r.copied || grad == nil {
+		return
+	}
+	keys, cols := q.TextLen+q.ImageLen, w.shared.bias.cols
+	for i := range r.n {
+		row := junk[i*keys:][:keys]
+		w.add(grad[r.from+i*cols:][:q.ImageLen], row[:q.ImageLen])
+		w.add(grad[r.to+i*cols:][:q.TextLen], row[q.ImageLen:])
+	}
+}
+
+// headBias returns the part of data for head h, nil without a bias.
+func (b *bias) headBias(data []float32, h int) []float32 {
+	if !b.on || data == nil {
+		return nil
+	}
+	return data[h*b.size:][:b.size]
+}
+
 func (d *device) attention(o *attention) {
 	if len(o.Sequences) == 0 || !d.ascending("Attention", o.Queries.I32(), o.K.Rows) {
 		return
 	}
-	d.shared.measure(o.Sequences, o.Bias.Table)
-	d.shared.bias.expand(&o.Bias, o.Heads)
-	d.each(o, blocks(len(o.Sequences), d.shared.chunk)*o.Heads, int((*kernels.Attention)(o).FLOPs()/8))
+	d.shared.measure(o.Sequences, &o.Bias, o.Heads)
+	d.expand()
+	d.each(o, d.shared.bias.chunks*o.Heads, int((*kernels.Attention)(o).FLOPs()/8))
 }
 
 func (o *attention) do(w *worker, u int) {
@@ -308,35 +438,38 @@ func (o *attention) head(w *worker, q *kernels.Sequence, a *asked, h int) {
 	keys, rows := up(n, w.nr), up(nq, w.mr)
 	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
 
-	buf := w.scratch((2*keys+n+rows)*ld + step*(keys+ld+1) + 8*align)
+	buf := w.scratch((2*keys+n+rows)*ld + step*(keys+ld+2+n) + 9*align)
 	src := carve(&buf, keys*ld)
 	kT := carve(&buf, keys*hd)
 	v := carve(&buf, n*ld)
 	query := carve(&buf, rows*ld)
 	s := carve(&buf, step*keys)
 	y := carve(&buf, step*ld)
-	share := carve(&buf, step) // 1/Σ exp of a row
+	top := carve(&buf, step)
+	sum := carve(&buf, step)
+	room := carve(&buf, step*n)
 
 	w.loadPanels(v, src, &vm, col, hd, q)
-	w.load(src, ld, keys, &km, col, hd, q)
+	w.loadKeys(src, ld, keys, &km, col, hd, q)
 	w.packBT(kT, src, 0, ld, hd, keys)
-	w.load(query, ld, rows, &qm, col, hd, &a.rows)
+	w.loadQueries(query, ld, rows, &qm, col, hd, &a.rows)
+	b := &w.shared.bias
+	data := b.headBias(b.data, h)
 
 	for i0 := 0; i0 < nq; i0 += step {
 		m := min(step, nq-i0)
 		w.multiply(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
-		for i := range m {
-			l := s[i*keys:][:n]
-			w.logits(l, o.Scale, h, a.place(i0+i, q), q)
-			top := w.max(l)
-			sum := w.expSum(l, l, top)
-			share[i] = 1 / sum
-			lse.data[tokenRow(&a.rows, i0+i)*lse.stride+h] = top + logarithm(sum)
+		for i := 0; i < m; {
+			r := b.rowsOf(q, a, i0+i, m-i, data, nil, room, nil)
+			w.softmaxRows(&s[i*keys], keys, r.bias, r.ld, r.n, n, o.Scale, &top[i], &sum[i])
+			i += r.n
 		}
 		w.multiply(m, ld, n, s, keys, 1, v, y, ld, false)
-		for i := range m {
-			w.saveRow(&out, tokenRow(&a.rows, i0+i), col, y[i*ld:][:hd], share[i])
+		for i, total := range sum[:m] {
+			lse.data[tokenRow(&a.rows, i0+i)*lse.stride+h] = top[i] + logarithm(total)
+			sum[i] = 1 / total
 		}
+		w.saveQueries(&out, &a.rows, i0, m, col, hd, y, ld, sum)
 	}
 }
 
@@ -344,19 +477,18 @@ func (d *device) attentionGrad(o *attentionGrad) {
 	if len(o.Sequences) == 0 || !d.ascending("AttentionGrad", o.Queries.I32(), o.K.Rows) {
 		return
 	}
-	d.shared.measure(o.Sequences, o.Bias.Table)
+	d.shared.measure(o.Sequences, &o.Bias, o.Heads)
+	d.expand()
 	b := &d.shared.bias
-	b.expand(&o.Bias, o.Heads)
-	chunks := blocks(len(o.Sequences), d.shared.chunk)
-	var part []float32
-	if b.on && !o.DTable.IsZero() {
-		part = d.zeros(chunks * o.Heads * b.size)
+	wanted := b.on && !o.DTable.IsZero() && b.size > 0
+	if wanted {
+		grow(&d.shared.part, b.chunks*b.heads*b.size)
 	}
-	d.each(o, chunks*o.Heads, int((*kernels.AttentionGrad)(o).FLOPs()/8))
-	if part != nil && b.size > 0 {
-		n := o.Heads * b.size
-		d.combine(part[:n], part[n:], n)
-		b.collect(&o.Bias, o.Heads, part[:n], view(o.DTable))
+	d.each(o, b.chunks*o.Heads, int((*kernels.AttentionGrad)(o).FLOPs()/8))
+	if wanted {
+		b.grad = o.DTable
+		d.each((*collection)(&d.shared), b.heads, b.chunks*b.heads*b.size)
+		b.grad = kernels.Tensor{}
 	}
 }
 
@@ -364,19 +496,19 @@ func (o *attentionGrad) do(w *worker, u int) {
 	h, chunk := u%o.Heads, u/o.Heads
 	lo := chunk * w.chunk
 	hi := min(lo+w.chunk, len(o.Sequences))
-	var dbias []float32
-	if w.shared.bias.on && !o.DTable.IsZero() {
-		n := o.Heads * w.shared.bias.size
-		dbias = w.part[chunk*n:][:n]
+	var grad []float32
+	if b := &w.shared.bias; b.on && !o.DTable.IsZero() && b.size > 0 {
+		grad = w.part[(chunk*b.heads+h)*b.size:][:b.size]
+		clear(grad)
 	}
 	for i := lo; i < hi; i++ {
 		if q := &o.Sequences[i]; q.TextLen+q.ImageLen > 0 {
-			o.head(w, q, h, dbias)
+			o.head(w, q, h, grad)
 		}
 	}
 }
 
-func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []float32) {
+func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, grad []float32) {
 	qm, km, vm := w.view(o.Q, 0), w.view(o.K, 0), w.view(o.V, 0)
 	out, dout, lse := w.view(o.Out, 0), w.view(o.DOut, 0), view(o.LSE)
 	dqm, dkm, dvm := w.view(o.DQ, 0), w.view(o.DK, 0), w.view(o.DV, 0)
@@ -390,9 +522,10 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []floa
 	keys := max(cols, rows)
 	step := min(max(asking, w.mr), max(w.mr, queryRows/w.mr*w.mr))
 
-	buf := w.scratch((2*asking+2*rows+3*cols+n+2*step)*ld + 2*step*keys + hd + 20*align)
+	buf := w.scratch((3*asking+2*rows+3*cols+n+2*step)*ld + step*(2*keys+2*n+2) + max(n, step) + 24*align)
 	query := carve(&buf, asking*ld)
 	dy := carve(&buf, asking*ld)
+	y := carve(&buf, asking*ld)
 	src := carve(&buf, cols*ld)
 	kT := carve(&buf, cols*hd)
 	vT := carve(&buf, cols*hd)
@@ -403,50 +536,55 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []floa
 	dv := carve(&buf, rows*ld)
 	s := carve(&buf, step*keys)
 	ds := carve(&buf, step*keys)
-	result := carve(&buf, hd)
+	room := carve(&buf, step*n)
+	junk := carve(&buf, step*n)
+	shift := carve(&buf, step)
+	delta := carve(&buf, step)
+	factor := carve(&buf, max(n, step))
 
 	w.loadPanels(k, src, &km, col, hd, q)
-	w.load(src, ld, cols, &vm, col, hd, q)
+	w.loadKeys(src, ld, cols, &vm, col, hd, q)
 	w.packBT(vT, src, 0, ld, hd, cols)
-	w.load(src, ld, cols, &km, col, hd, q)
+	w.loadKeys(src, ld, cols, &km, col, hd, q)
 	w.packBT(kT, src, 0, ld, hd, cols)
-	w.load(query, ld, asking, &qm, col, hd, &a.rows)
-	w.load(dy, ld, asking, &dout, col, hd, &a.rows)
+	w.loadQueries(query, ld, asking, &qm, col, hd, &a.rows)
+	w.loadQueries(dy, ld, asking, &dout, col, hd, &a.rows)
+	w.loadQueries(y, ld, asking, &out, col, hd, &a.rows)
 	if nq == 0 {
 		clear(dk)
 		clear(dv)
+	}
+	b := &w.shared.bias
+	data := b.headBias(b.data, h)
+	clear(junk)
+	for i := range factor {
+		factor[i] = o.Scale
 	}
 
 	for i0 := 0; i0 < nq; i0 += step {
 		m := min(step, nq-i0)
 		w.multiply(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
 		w.multiply(m, n, hd, dy[i0*ld:], ld, 1, vT, ds, keys, false)
+		w.dotRows(&delta[0], &y[i0*ld], ld, &dy[i0*ld], ld, m, hd)
 		for i := range m {
-			r, place := tokenRow(&a.rows, i0+i), a.place(i0+i, q)
-			p, dp := s[i*keys:][:n], ds[i*keys:][:n]
-			w.logits(p, o.Scale, h, place, q)
-			w.expSum(p, p, lse.data[r*lse.stride+h])
-			w.loadRows(result, hd, &out, r, 1, col, hd)
-			delta := w.dot(result, dy[(i0+i)*ld:][:hd])
-			w.softmaxGrad(dp, p, dp, delta)
-			if dbias != nil {
-				text, image := w.shared.bias.rows(dbias, h, place, q)
-				w.add(text, dp[:q.TextLen])
-				w.add(image, dp[q.TextLen:])
-			}
+			shift[i] = lse.data[tokenRow(&a.rows, i0+i)*lse.stride+h]
+		}
+		for i := 0; i < m; {
+			r := b.rowsOf(q, &a, i0+i, m-i, data, grad, room, junk)
+			w.softmaxGradRows(&s[i*keys], &ds[i*keys], keys, r.bias, r.ld, r.n, n, o.Scale, &shift[i], &delta[i], r.grad)
+			r.settle(w, q, grad, junk)
+			i += r.n
 		}
 		w.multiply(m, ld, n, ds, keys, 1, k, dq, ld, false)
-		for i := range m {
-			w.saveRow(&dqm, tokenRow(&a.rows, i0+i), col, dq[i*ld:][:hd], o.Scale)
-		}
+		w.saveQueries(&dqm, &a.rows, i0, m, col, hd, dq, ld, factor)
 		w.packB(panel, query, i0*ld, ld, m, ld)
 		w.multiply(n, ld, m, ds, 1, keys, panel, dk, ld, i0 > 0)
 		w.packB(panel, dy, i0*ld, ld, m, ld)
 		w.multiply(n, ld, m, s, 1, keys, panel, dv, ld, i0 > 0)
 	}
+	w.saveKeys(&dkm, q, col, hd, dk, ld, factor)
 	for i := range n {
-		r := tokenRow(q, i)
-		w.saveRow(&dkm, r, col, dk[i*ld:][:hd], o.Scale)
-		w.saveRow(&dvm, r, col, dv[i*ld:][:hd], 1)
+		factor[i] = 1
 	}
+	w.saveKeys(&dvm, q, col, hd, dv, ld, factor)
 }

@@ -26,7 +26,7 @@ func newLab(t testing.TB, threads int, isa string) *lab {
 }
 
 func (l *lab) tensor(typ kernels.DType, rows, cols int) kernels.Tensor {
-	m, err := l.dev.Alloc(rows * cols * 4)
+	m, err := l.dev.Alloc(rows * cols * typ.Size())
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -153,6 +153,65 @@ func BenchmarkMatMul(b *testing.B) {
 				}
 				if c.act != kernels.None {
 					o.Pre = l.normal(c.m, c.n)
+				}
+				if c.act == kernels.GELU {
+					o.Bias = l.normal(1, c.n)
+				}
+				bench(b, l, o)
+			})
+		})
+	}
+}
+
+// half returns t's numbers as bfloat16s.
+func (l *lab) half(t kernels.Tensor) kernels.Tensor {
+	h := l.tensor(kernels.BF16, t.Rows, t.Cols)
+	l.run(&kernels.Copy{X: t, Y: h})
+	return h
+}
+
+// BenchmarkMatMulBF16 is the products of a block of VLMo-Base over 4,000 rows,
+// forward, and of the gradients of data and weights, with results as the
+// model has them.
+func BenchmarkMatMulBF16(b *testing.B) {
+	for _, c := range []struct {
+		m, n, k        int
+		transA, transB bool
+		act            kernels.Activation
+	}{
+		{4000, 2304, 768, false, true, kernels.None},
+		{4000, 3072, 768, false, true, kernels.GELU},
+		{4000, 768, 3072, false, true, kernels.None},
+		{4000, 768, 768, false, true, kernels.None},
+		{96, 3072, 768, false, true, kernels.GELU},
+		{4000, 3072, 768, false, false, kernels.GELUGrad},
+		{4000, 768, 3072, false, false, kernels.None},
+		{4000, 768, 2304, false, false, kernels.None},
+		{3072, 768, 4000, true, false, kernels.None},
+		{768, 3072, 4000, true, false, kernels.None},
+		{2304, 768, 4000, true, false, kernels.None},
+	} {
+		name := fmt.Sprintf("%dx%dx%d", c.m, c.n, c.k)
+		if c.transA {
+			name += "T"
+		}
+		if c.transB {
+			name += "t"
+		}
+		name += []string{"", "GELU", "GELUGrad"}[c.act]
+		b.Run(name, func(b *testing.B) {
+			each(b, func(b *testing.B, l *lab) {
+				o := &kernels.MatMul{A: l.half(l.normal(c.m, c.k)), B: l.half(l.normal(c.k, c.n)), TransA: c.transA, TransB: c.transB, Act: c.act}
+				if c.transA {
+					o.A, o.C, o.Accumulate = o.A.Reshape(c.k, c.m), l.normal(c.m, c.n), true
+				} else {
+					o.C = l.tensor(kernels.BF16, c.m, c.n)
+				}
+				if c.transB {
+					o.B = o.B.Reshape(c.n, c.k)
+				}
+				if c.act != kernels.None {
+					o.Pre = l.half(l.normal(c.m, c.n))
 				}
 				if c.act == kernels.GELU {
 					o.Bias = l.normal(1, c.n)

@@ -693,10 +693,21 @@ func (m *machine) emulated(like *isa, suffix string) *isa {
 		mulAdd: func(z, x, y, g []float32, a float32) { m.call("mulAdd"+suffix, z, x, y, g, a) },
 		mulAcc: threeA("mulAcc"),
 		gelu:   two("gelu"), geluGrad: three("geluGrad"), tanh: two("tanh"), tanhGrad: three("tanhGrad"),
-		max:         func(x []float32) float32 { m.call("max"+suffix, x); return m.float(0) },
-		dot:         func(x, y []float32) float32 { m.call("dot"+suffix, x, y); return m.float(0) },
-		expSum:      func(y, x []float32, a float32) float32 { m.call("expSum"+suffix, y, x, a); return m.float(0) },
-		softmaxGrad: threeA("softmaxGrad"),
+		max:    func(x []float32) float32 { m.call("max"+suffix, x); return m.float(0) },
+		dot:    func(x, y []float32) float32 { m.call("dot"+suffix, x, y); return m.float(0) },
+		expSum: func(y, x []float32, a float32) float32 { m.call("expSum"+suffix, y, x, a); return m.float(0) },
+		softmaxRows: func(x *float32, lds int, bias *float32, ldb, rows, n int, scale float32, top, sum *float32) {
+			m.call("softmaxRows"+suffix, x, lds, bias, ldb, rows, n, scale, top, sum)
+		},
+		softmaxGradRows: func(x, dx *float32, lds int, bias *float32, ldb, rows, n int, scale float32, lse, delta, dbias *float32) {
+			m.call("softmaxGradRows"+suffix, x, dx, lds, bias, ldb, rows, n, scale, lse, delta, dbias)
+		},
+		scaleRows: func(y *float32, ldy int, x *float32, ldx, rows, n int, a *float32) {
+			m.call("scaleRows"+suffix, y, ldy, x, ldx, rows, n, a)
+		},
+		dotRows: func(sum, x *float32, ldx int, y *float32, ldy, rows, n int) {
+			m.call("dotRows"+suffix, sum, x, ldx, y, ldy, rows, n)
+		},
 		layerNorm: func(y, x, scale, shift []float32, eps float32) (mean, rstd float32) {
 			m.call("layerNorm"+suffix, y, x, scale, shift, eps)
 			return m.float(0), m.float(1)
@@ -786,7 +797,18 @@ func TestEmulator(t *testing.T) {
 				s.mul(x[1], x[2], x[0], 0.1)
 				s.mulAdd(x[3], x[2], x[1], x[0], 0.2)
 				s.mulAcc(x[4], x[1], x[2], 1.1)
-				s.softmaxGrad(x[2], x[3], x[1], 0.4)
+				return 0
+			})
+			compare("rows", func(s *isa, x [6][]float32) float32 {
+				const rows = 3
+				k := n / rows
+				if k == 0 {
+					return 0
+				}
+				s.softmaxRows(&x[0][0], k, &x[1][0], k, rows, k, 0.3, &x[2][0], &x[3][0])
+				s.softmaxGradRows(&x[0][0], &x[4][0], k, &x[1][0], 0, rows, k, 0.3, &x[2][0], &x[3][0], &x[5][0])
+				s.dotRows(&x[2][0], &x[0][0], k, &x[4][0], k, rows, k)
+				s.scaleRows(&x[1][0], k, &x[0][0], k, rows, k, &x[3][0])
 				return 0
 			})
 			compare("functions", func(s *isa, x [6][]float32) float32 {

@@ -14,7 +14,8 @@ var generic = isa{
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
 	gelu: geluGeneric, geluGrad: geluGradGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
-	max: maxGeneric, dot: dotGeneric, expSum: expSumGeneric, softmaxGrad: softmaxGradGeneric,
+	max: maxGeneric, dot: dotGeneric, expSum: expSumGeneric,
+	softmaxRows: softmaxRowsGeneric, softmaxGradRows: softmaxGradRowsGeneric, scaleRows: scaleRowsGeneric, dotRows: dotRowsGeneric,
 	layerNorm: layerNormGeneric, layerNormGrad: layerNormGradGeneric, adamW: adamWGeneric,
 }
 
@@ -211,10 +212,40 @@ func expSumGeneric(y, x []float32, m float32) float32 {
 	return float32(s)
 }
 
-func softmaxGradGeneric(ds, p, dp []float32, delta float32) {
-	p, dp = p[:len(ds)], dp[:len(ds)]
-	for i := range ds {
-		ds[i] = p[i] * (dp[i] - delta)
+// floats returns n elements from p on.
+func floats(p *float32, n int) []float32 { return unsafe.Slice(p, n) }
+
+func softmaxRowsGeneric(s *float32, lds int, bias *float32, ldb, rows, n int, scale float32, top, sum *float32) {
+	for r := range rows {
+		x := floats(at(s, r*lds), n)
+		scaleAddGeneric(x, x, floats(at(bias, r*ldb), n), scale)
+		m := maxGeneric(x)
+		*at(top, r), *at(sum, r) = m, expSumGeneric(x, x, m)
+	}
+}
+
+func softmaxGradRowsGeneric(s, ds *float32, lds int, bias *float32, ldb, rows, n int, scale float32, lse, delta, dbias *float32) {
+	for r := range rows {
+		p, dp := floats(at(s, r*lds), n), floats(at(ds, r*lds), n)
+		db, d := floats(at(dbias, r*ldb), n), *at(delta, r)
+		scaleAddGeneric(p, p, floats(at(bias, r*ldb), n), scale)
+		expSumGeneric(p, p, *at(lse, r))
+		for i := range dp {
+			dp[i] = p[i] * (dp[i] - d)
+			db[i] += dp[i]
+		}
+	}
+}
+
+func scaleRowsGeneric(y *float32, ldy int, x *float32, ldx, rows, n int, a *float32) {
+	for r := range rows {
+		scaleGeneric(floats(at(y, r*ldy), n), floats(at(x, r*ldx), n), *at(a, r))
+	}
+}
+
+func dotRowsGeneric(sum, x *float32, ldx int, y *float32, ldy, rows, n int) {
+	for r := range rows {
+		*at(sum, r) = dotGeneric(floats(at(x, r*ldx), n), floats(at(y, r*ldy), n))
 	}
 }
 

@@ -48,8 +48,19 @@ type isa struct {
 	dot func(x, y []float32) float32
 	// expSum sets y = exp(x − m) and returns its sum.
 	expSum func(y, x []float32, m float32) float32
-	// softmaxGrad sets ds = p·(dp − delta).
-	softmaxGrad func(ds, p, dp []float32, delta float32)
+
+	// Of rows, which begin ld elements apart:
+	//
+	// softmaxRows turns products s into e = exp(l − top) with
+	// l = scale·s + bias, top = max l and sum = Σ e.
+	softmaxRows func(s *float32, lds int, bias *float32, ldb, rows, n int, scale float32, top, sum *float32)
+	// softmaxGradRows turns products s into p = exp(scale·s + bias − lse) and
+	// ds into p·(ds − delta), and adds that to dbias, laid out as bias.
+	softmaxGradRows func(s, ds *float32, lds int, bias *float32, ldb, rows, n int, scale float32, lse, delta, dbias *float32)
+	// scaleRows sets y to x times the row's a.
+	scaleRows func(y *float32, ldy int, x *float32, ldx, rows, n int, a *float32)
+	// dotRows sets sum to the products of the rows of x and y.
+	dotRows func(sum, x *float32, ldx int, y *float32, ldy, rows, n int)
 
 	layerNorm func(y, x, scale, shift []float32, eps float32) (mean, rstd float32)
 	// layerNormGrad sets dx and adds to dscale and dshift.

@@ -27,7 +27,8 @@ var avx2 = isa{
 	add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleAdd: scaleAddAVX2,
 	mul: mulAVX2, mulAdd: mulAddAVX2, mulAcc: mulAccAVX2,
 	gelu: geluAVX2, geluGrad: geluGradAVX2, tanh: tanhAVX2, tanhGrad: tanhGradAVX2,
-	max: maxAVX2, dot: dotAVX2, expSum: expSumAVX2, softmaxGrad: softmaxGradAVX2,
+	max: maxAVX2, dot: dotAVX2, expSum: expSumAVX2,
+	softmaxRows: softmaxRowsAVX2, softmaxGradRows: softmaxGradRowsAVX2, scaleRows: scaleRowsAVX2, dotRows: dotRowsAVX2,
 	layerNorm: layerNormAVX2, layerNormGrad: layerNormGradAVX2, adamW: adamWAVX2,
 }
 
@@ -38,7 +39,8 @@ var avx512 = isa{
 	add: addAVX512, axpy: axpyAVX512, scale: scaleAVX512, scaleAdd: scaleAddAVX512,
 	mul: mulAVX512, mulAdd: mulAddAVX512, mulAcc: mulAccAVX512,
 	gelu: geluAVX512, geluGrad: geluGradAVX512, tanh: tanhAVX512, tanhGrad: tanhGradAVX512,
-	max: maxAVX512, dot: dotAVX512, expSum: expSumAVX512, softmaxGrad: softmaxGradAVX512,
+	max: maxAVX512, dot: dotAVX512, expSum: expSumAVX512,
+	softmaxRows: softmaxRowsAVX512, softmaxGradRows: softmaxGradRowsAVX512, scaleRows: scaleRowsAVX512, dotRows: dotRowsAVX512,
 	layerNorm: layerNormAVX512, layerNormGrad: layerNormGradAVX512, adamW: adamWAVX512,
 }
 

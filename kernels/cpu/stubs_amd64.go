@@ -84,11 +84,6 @@ func mulAccAVX2(s []float32, x []float32, y []float32, a float32)
 //go:noescape
 func tanhGradAVX2(dx []float32, dy []float32, y []float32)
 
-// softmaxGradAVX2 sets ds to p·(dp − delta).
-//
-//go:noescape
-func softmaxGradAVX2(ds []float32, p []float32, dp []float32, delta float32)
-
 // geluAVX2 sets y to x·Φ(x).
 //
 //go:noescape
@@ -118,6 +113,26 @@ func maxAVX2(x []float32) float32
 //
 //go:noescape
 func expSumAVX2(y []float32, x []float32, m float32) float32
+
+// softmaxRowsAVX2 turns rows of n products s into e = exp(l − top) with l = scale·s + bias, and returns each row's top = max l and sum = Σ e.
+//
+//go:noescape
+func softmaxRowsAVX2(s *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, top *float32, sum *float32)
+
+// softmaxGradRowsAVX2 turns rows of n products s into probabilities p = exp(scale·s + bias − lse) and rows ds into p·(ds − delta), which it adds to dbias, laid out as bias.
+//
+//go:noescape
+func softmaxGradRowsAVX2(s *float32, ds *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, lse *float32, delta *float32, dbias *float32)
+
+// scaleRowsAVX2 sets rows of n elements of y to those of x times the row's a.
+//
+//go:noescape
+func scaleRowsAVX2(y *float32, ldy int, x *float32, ldx int, rows int, n int, a *float32)
+
+// dotRowsAVX2 sets the elements of sum to the products of the rows of x and y.
+//
+//go:noescape
+func dotRowsAVX2(sum *float32, x *float32, ldx int, y *float32, ldy int, rows int, n int)
 
 // layerNormAVX2 normalizes a row of at least one element.
 //
@@ -229,11 +244,6 @@ func mulAccAVX512(s []float32, x []float32, y []float32, a float32)
 //go:noescape
 func tanhGradAVX512(dx []float32, dy []float32, y []float32)
 
-// softmaxGradAVX512 sets ds to p·(dp − delta).
-//
-//go:noescape
-func softmaxGradAVX512(ds []float32, p []float32, dp []float32, delta float32)
-
 // geluAVX512 sets y to x·Φ(x).
 //
 //go:noescape
@@ -263,6 +273,26 @@ func maxAVX512(x []float32) float32
 //
 //go:noescape
 func expSumAVX512(y []float32, x []float32, m float32) float32
+
+// softmaxRowsAVX512 turns rows of n products s into e = exp(l − top) with l = scale·s + bias, and returns each row's top = max l and sum = Σ e.
+//
+//go:noescape
+func softmaxRowsAVX512(s *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, top *float32, sum *float32)
+
+// softmaxGradRowsAVX512 turns rows of n products s into probabilities p = exp(scale·s + bias − lse) and rows ds into p·(ds − delta), which it adds to dbias, laid out as bias.
+//
+//go:noescape
+func softmaxGradRowsAVX512(s *float32, ds *float32, lds int, bias *float32, ldb int, rows int, n int, scale float32, lse *float32, delta *float32, dbias *float32)
+
+// scaleRowsAVX512 sets rows of n elements of y to those of x times the row's a.
+//
+//go:noescape
+func scaleRowsAVX512(y *float32, ldy int, x *float32, ldx int, rows int, n int, a *float32)
+
+// dotRowsAVX512 sets the elements of sum to the products of the rows of x and y.
+//
+//go:noescape
+func dotRowsAVX512(sum *float32, x *float32, ldx int, y *float32, ldy int, rows int, n int)
 
 // layerNormAVX512 normalizes a row of at least one element.
 //

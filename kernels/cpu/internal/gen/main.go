@@ -60,6 +60,7 @@ func generate() (map[string][]byte, error) {
 		g.conversions()
 		g.elementwise()
 		g.reductions()
+		g.attention()
 		g.layerNorm()
 		g.layerNormGrad()
 		g.adamW()

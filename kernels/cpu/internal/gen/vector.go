@@ -165,15 +165,6 @@ func (g *gen) elementwise() {
 		l.store(t, "dx")
 	})
 
-	g.text("softmaxGrad", "func(ds, p, dp []float32, delta float32)", "sets ds to p·(dp − delta).")
-	delta := g.param("delta")
-	g.each("ds p dp", 2, func(l *lanes) {
-		v := l.load("dp")
-		g.VSUBPS(delta, v, v)
-		g.VMULPS(l.load("p"), v, v)
-		l.store(v, "ds")
-	})
-
 	// gelu(x) = max(x, 0) − t·Φ(−t), t = |x|.
 	g.text("gelu", "func(y, x []float32)", "sets y to x·Φ(x).")
 	e, limit := g.exponential(), g.r(14)
@@ -294,6 +285,150 @@ func (g *gen) reductions() {
 		g.VADDPS(x, s, s)
 	})
 	g.Store(g.sum(s).AsX(), g.ReturnIndex(0))
+	g.end()
+}
+
+// rowLoop emits a loop over rows: body, then each of bases advances by its
+// distance in bytes.
+func (g *gen) rowLoop(rows reg.GPVirtual, advance map[reg.GPVirtual]reg.GPVirtual, order []reg.GPVirtual, body func()) {
+	top, end := g.label("row"), g.label("end")
+	g.Label(top)
+	g.TESTQ(rows, rows)
+	g.JEQ(operand.LabelRef(end))
+	body()
+	for _, b := range order {
+		g.ADDQ(advance[b], b)
+	}
+	g.DECQ(rows)
+	g.JMP(operand.LabelRef(top))
+	g.Label(end)
+}
+
+// gp loads an integer or pointer parameter.
+func (g *gen) gp(name string) reg.GPVirtual {
+	return g.Load(g.Param(name), g.GP64()).(reg.GPVirtual)
+}
+
+// bytes loads a distance in elements as one in bytes.
+func (g *gen) bytes(name string) reg.GPVirtual {
+	r := g.gp(name)
+	g.SHLQ(operand.U8(2), r)
+	return r
+}
+
+// attention emits what attention does with rows of logits. Row r begins r·ld
+// elements after the first.
+func (g *gen) attention() {
+	g.text("softmaxRows", "func(s *float32, lds int, bias *float32, ldb, rows, n int, scale float32, top, sum *float32)",
+		"turns rows of n products s into e = exp(l − top) with l = scale·s + bias, and returns each row's top = max l and sum = Σ e.")
+	base := map[string]reg.GPVirtual{"s": g.gp("s"), "bias": g.gp("bias")}
+	lds, ldb, rows, n := g.bytes("lds"), g.bytes("ldb"), g.gp("rows"), g.gp("n")
+	top, sum, four := g.gp("top"), g.gp("sum"), g.GP64()
+	g.MOVQ(operand.U32(4), four)
+	scale := g.param("scale")
+	e := g.exponential()
+	order := []reg.GPVirtual{base["s"], base["bias"], top, sum}
+	step := map[reg.GPVirtual]reg.GPVirtual{base["s"]: lds, base["bias"]: ldb, top: four, sum: four}
+	g.rowLoop(rows, step, order, func() {
+		m, head := g.vec(), g.vec()
+		g.VBROADCASTSS(operand.Mem{Base: base["s"]}, head)
+		t := g.vec()
+		g.VBROADCASTSS(operand.Mem{Base: base["bias"]}, t)
+		g.VFMADD213PS(t, scale, head)
+		g.VMOVAPS(head, m)
+		g.loop(base, n, 2, func(l *lanes) {
+			v := l.load("s")
+			g.VFMADD213PS(l.load("bias"), scale, v)
+			l.store(v, "s")
+			switch {
+			case l.m != nil:
+				g.VBLENDVPS(l.m, v, head, v)
+			case l.k != nil:
+				g.VBLENDMPS(v, head, l.k, v)
+			}
+			g.VMAXPS(v, m, m)
+		})
+		x := g.fold(m, func(o ...operand.Op) { g.VMAXPS(o[0], o[1], o[2]) })
+		g.VMOVSS(x.AsX(), operand.Mem{Base: top})
+		g.VBROADCASTSS(x, m)
+		acc := g.zero()
+		g.loop(map[string]reg.GPVirtual{"s": base["s"]}, n, 2, func(l *lanes) {
+			v := l.load("s")
+			g.VSUBPS(m, v, v)
+			e.clamp(v)
+			e.exp(v)
+			l.store(v, "s")
+			l.clip(v)
+			g.VADDPS(v, acc, acc)
+		})
+		g.VMOVSS(g.sum(acc).AsX(), operand.Mem{Base: sum})
+	})
+	g.end()
+
+	g.text("softmaxGradRows", "func(s, ds *float32, lds int, bias *float32, ldb, rows, n int, scale float32, lse, delta, dbias *float32)",
+		"turns rows of n products s into probabilities p = exp(scale·s + bias − lse) and rows ds into p·(ds − delta), which it adds to dbias, laid out as bias.")
+	base = map[string]reg.GPVirtual{"s": g.gp("s"), "ds": g.gp("ds"), "bias": g.gp("bias"), "dbias": g.gp("dbias")}
+	lds, ldb, rows, n = g.bytes("lds"), g.bytes("ldb"), g.gp("rows"), g.gp("n")
+	lse, delta := g.gp("lse"), g.gp("delta")
+	four = g.GP64()
+	g.MOVQ(operand.U32(4), four)
+	scale = g.param("scale")
+	e = g.exponential()
+	order = []reg.GPVirtual{base["s"], base["ds"], base["bias"], base["dbias"], lse, delta}
+	step = map[reg.GPVirtual]reg.GPVirtual{base["s"]: lds, base["ds"]: lds, base["bias"]: ldb, base["dbias"]: ldb, lse: four, delta: four}
+	g.rowLoop(rows, step, order, func() {
+		m, d := g.vec(), g.vec()
+		g.VBROADCASTSS(operand.Mem{Base: lse}, m)
+		g.VBROADCASTSS(operand.Mem{Base: delta}, d)
+		g.loop(base, n, 1, func(l *lanes) {
+			v := l.load("s")
+			g.VFMADD213PS(l.load("bias"), scale, v)
+			g.VSUBPS(m, v, v)
+			e.clamp(v)
+			e.exp(v)
+			l.store(v, "s")
+			t := l.load("ds")
+			g.VSUBPS(d, t, t)
+			g.VMULPS(v, t, t)
+			l.store(t, "ds")
+			g.VADDPS(l.load("dbias"), t, t)
+			l.store(t, "dbias")
+		})
+	})
+	g.end()
+
+	g.text("scaleRows", "func(y *float32, ldy int, x *float32, ldx, rows, n int, a *float32)",
+		"sets rows of n elements of y to those of x times the row's a.")
+	base = map[string]reg.GPVirtual{"y": g.gp("y"), "x": g.gp("x")}
+	ldy, ldx, rows, n := g.bytes("ldy"), g.bytes("ldx"), g.gp("rows"), g.gp("n")
+	a := g.gp("a")
+	four = g.GP64()
+	g.MOVQ(operand.U32(4), four)
+	g.rowLoop(rows, map[reg.GPVirtual]reg.GPVirtual{base["y"]: ldy, base["x"]: ldx, a: four}, []reg.GPVirtual{base["y"], base["x"], a}, func() {
+		f := g.vec()
+		g.VBROADCASTSS(operand.Mem{Base: a}, f)
+		g.loop(base, n, 4, func(l *lanes) {
+			v := l.load("x")
+			g.VMULPS(f, v, v)
+			l.store(v, "y")
+		})
+	})
+	g.end()
+
+	g.text("dotRows", "func(sum, x *float32, ldx int, y *float32, ldy, rows, n int)",
+		"sets the elements of sum to the products of the rows of x and y.")
+	sum = g.gp("sum")
+	base = map[string]reg.GPVirtual{"x": g.gp("x"), "y": g.gp("y")}
+	ldx, ldy, rows, n = g.bytes("ldx"), g.bytes("ldy"), g.gp("rows"), g.gp("n")
+	four = g.GP64()
+	g.MOVQ(operand.U32(4), four)
+	g.rowLoop(rows, map[reg.GPVirtual]reg.GPVirtual{base["x"]: ldx, base["y"]: ldy, sum: four}, []reg.GPVirtual{base["x"], base["y"], sum}, func() {
+		acc := []reg.VecVirtual{g.zero(), g.zero(), g.zero(), g.zero()}
+		g.loop(base, n, 4, func(l *lanes) {
+			g.VFMADD231PS(l.load("x"), l.load("y"), acc[l.vector])
+		})
+		g.VMOVSS(g.sum(acc...).AsX(), operand.Mem{Base: sum})
+	})
 	g.end()
 }
 
