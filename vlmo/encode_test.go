@@ -228,7 +228,7 @@ func TestDropPathDraws(t *testing.T) {
 	p.Layout(1 + b.Patches())
 	for block := range c.Depth {
 		branch := block >= c.VLStart
-		bp := b.pass(b.s, p, block, branch)
+		bp := b.draw(b.s, p, block, branch)
 		rate := 0.4 * float64(block) / 4
 		if block == 0 {
 			if bp.keepA != nil {
@@ -304,7 +304,7 @@ func TestDropPathDraws(t *testing.T) {
 		}
 	}
 	b.s.Begin(9, false)
-	if bp := b.pass(b.s, p, 4, true); bp.keepA != nil || bp.keepF != nil {
+	if bp := b.draw(b.s, p, 4, true); bp.keepA != nil || bp.keepF != nil {
 		t.Error("drop path outside training")
 	}
 }
