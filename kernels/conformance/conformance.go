@@ -64,6 +64,16 @@ func Run(t *testing.T, open func() (kernels.Device, error)) {
 // element have a floor of 1 at least. The zero Limit wants the same bits.
 type Limit struct{ Norm, Max, Floor float64 }
 
+// rounded is the limit of a result of type BF16: an element that lies between
+// two bfloat16s may be rounded to either, 2⁻⁷ of it at most and much less than
+// that in the mean, and what was rounded inside the op goes on from there.
+func (l Limit) rounded() Limit {
+	if l == (Limit{}) {
+		return l
+	}
+	return Limit{max(l.Norm, 4e-3), max(l.Max, 1.6e-2), l.Floor}
+}
+
 // single is about 80 and 800 times the rounding of float32: room for sums in
 // another order and for approximations of exp and erf good to a few units in
 // the last place, not for a wrong term.
@@ -71,7 +81,11 @@ var single = Limit{5e-6, 5e-5, 1e-2}
 
 // red is the pattern outside of operands and in results that are to be
 // overwritten: as a float a NaN with a payload, as an index out of any range.
-const red = 0x7fc0dead
+// redHalf is that of BF16.
+const (
+	red     = 0x7fc0dead
+	redHalf = 0x7fde
+)
 
 // spec says how to draw ops of one type.
 type spec struct {
@@ -81,10 +95,28 @@ type spec struct {
 	build func(g *gen) kernels.Op
 }
 
-// block is one allocation, with its words before and after the op.
+// block is one allocation, with its elements before and after the op: as
+// words, or as the halves of BF16.
 type block struct {
 	mem           *kernels.Memory
+	typ           kernels.DType
 	before, after []int32
+}
+
+// empty is the pattern of elements that nobody has written.
+func (b *block) empty() int32 {
+	if b.typ == kernels.BF16 {
+		return redHalf
+	}
+	return red
+}
+
+// value returns what an element means.
+func (b *block) value(word int32) float64 {
+	if b.typ == kernels.BF16 {
+		return float64(kernels.FromBF16(uint16(word)))
+	}
+	return float64(math.Float32frombits(uint32(word)))
 }
 
 // outcome is what one op did to memory.
@@ -114,6 +146,14 @@ func play(dev kernels.Device, s spec, seed int) (*outcome, error) {
 	scrub(op)
 	for _, b := range g.blocks {
 		b.after = make([]int32, len(b.before))
+		if b.typ == kernels.BF16 {
+			half := make([]uint16, len(b.before))
+			dev.Read(half, kernels.Matrix(b.mem, 0, kernels.BF16, 1, len(half)))
+			for i, h := range half {
+				b.after[i] = int32(h)
+			}
+			continue
+		}
 		dev.Read(b.after, kernels.Matrix(b.mem, 0, kernels.I32, 1, len(b.after)))
 	}
 	if err := dev.Sync(); err != nil {
@@ -212,7 +252,7 @@ func (o *outcome) owner(b *block) string {
 func elements(t kernels.Tensor, f func(r, c, word int)) {
 	for r := range t.Rows {
 		for c := range t.Cols {
-			f(r, c, t.Offset/4+r*t.Stride+c)
+			f(r, c, t.Offset/t.Type.Size()+r*t.Stride+c)
 		}
 	}
 }
@@ -246,8 +286,6 @@ func compare(got, want *outcome, limit Limit) (used float64, err error) {
 	return used, nil
 }
 
-func float(word int32) float64 { return float64(math.Float32frombits(uint32(word))) }
-
 // compareOperand holds operand x, in block got, against the same one in want.
 func compareOperand(x kernels.Operand, got, want *block, limit Limit) (used float64, err error) {
 	fail := func(format string, args ...any) {
@@ -261,34 +299,37 @@ func compareOperand(x kernels.Operand, got, want *block, limit Limit) (used floa
 		g, w := got.after[word], want.after[word]
 		switch {
 		case g == w:
-			if x.Type == kernels.I32 || w == red {
+			if x.Type == kernels.I32 || w == want.empty() {
 				return
 			}
-		case w == red:
-			fail("element (%d, %d), which is not to be written, became %v", r, c, float(g))
-		case g == red:
-			fail("element (%d, %d) was not written, want %v", r, c, float(w))
+		case w == want.empty():
+			fail("element (%d, %d), which is not to be written, became %v", r, c, got.value(g))
+		case g == got.empty():
+			fail("element (%d, %d) was not written, want %v", r, c, want.value(w))
 		case x.Type == kernels.I32:
 			fail("element (%d, %d) = %d, want %d", r, c, g, w)
 		case limit == Limit{}:
-			fail("element (%d, %d) = %v, want %v to the bit", r, c, float(g), float(w))
+			fail("element (%d, %d) = %v, want %v to the bit", r, c, got.value(g), want.value(w))
 		}
-		e, v := math.Abs(float(g)-float(w)), math.Abs(float(w))
+		e, v := math.Abs(got.value(g)-want.value(w)), math.Abs(want.value(w))
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			fail("the reference has %v at (%d, %d)", float(w), r, c)
+			fail("the reference has %v at (%d, %d)", want.value(w), r, c)
 		}
 		if math.IsNaN(e) || math.IsInf(e, 0) {
-			fail("element (%d, %d) = %v, want %v", r, c, float(g), float(w))
+			fail("element (%d, %d) = %v, want %v", r, c, got.value(g), want.value(w))
 		}
 		e2 += e * e
 		w2 += v * v
 		wMax = max(wMax, v)
 		if e > eMax {
-			eMax, worst = e, fmt.Sprintf("element (%d, %d) = %v, want %v", r, c, float(g), float(w))
+			eMax, worst = e, fmt.Sprintf("element (%d, %d) = %v, want %v", r, c, got.value(g), want.value(w))
 		}
 	})
 	if err != nil || x.Type == kernels.I32 || (limit == Limit{}) || x.Len() == 0 {
 		return 0, err
+	}
+	if x.Type == kernels.BF16 {
+		limit = limit.rounded()
 	}
 	n := float64(x.Len())
 	floor := limit.Floor
@@ -361,9 +402,10 @@ func (g *gen) place(typ kernels.DType, rows, cols int, words []int32) kernels.Te
 	if g.oneIn(2) {
 		stride += g.pick(1, 3, 8, 16, cols)
 	}
-	b := &block{before: make([]int32, lead+rows*stride+zone)}
+	n := lead + rows*stride + zone
+	b := &block{typ: typ, before: make([]int32, n+n%2)}
 	for i := range b.before {
-		b.before[i] = red
+		b.before[i] = b.empty()
 	}
 	if words != nil {
 		for r := range rows {
@@ -373,22 +415,47 @@ func (g *gen) place(typ kernels.DType, rows, cols int, words []int32) kernels.Te
 	if g.err != nil {
 		return kernels.Tensor{}
 	}
-	b.mem, g.err = g.dev.Alloc(4 * len(b.before))
+	b.mem, g.err = g.dev.Alloc(typ.Size() * len(b.before))
 	if g.err != nil {
 		return kernels.Tensor{}
 	}
-	g.dev.Write(kernels.Matrix(b.mem, 0, kernels.I32, 1, len(b.before)), b.before)
+	if typ == kernels.BF16 {
+		half := make([]uint16, len(b.before))
+		for i, w := range b.before {
+			half[i] = uint16(w)
+		}
+		g.dev.Write(kernels.Matrix(b.mem, 0, typ, 1, len(half)), half)
+	} else {
+		g.dev.Write(kernels.Matrix(b.mem, 0, kernels.I32, 1, len(b.before)), b.before)
+	}
 	g.blocks = append(g.blocks, b)
-	return kernels.Tensor{Mem: b.mem, Offset: 4 * lead, Type: typ, Rows: rows, Cols: cols, Stride: stride}
+	return kernels.Tensor{Mem: b.mem, Offset: typ.Size() * lead, Type: typ, Rows: rows, Cols: cols, Stride: stride}
 }
 
-// put makes an operand of the given elements, row by row.
+// put makes an F32 operand of the given elements, row by row.
 func (g *gen) put(rows, cols int, x []float32) kernels.Tensor {
+	return g.putAs(kernels.F32, rows, cols, x)
+}
+
+// putAs makes an F32 or BF16 operand of the given elements, rounded.
+func (g *gen) putAs(typ kernels.DType, rows, cols int, x []float32) kernels.Tensor {
 	words := make([]int32, len(x))
 	for i, v := range x {
-		words[i] = int32(math.Float32bits(v))
+		if typ == kernels.BF16 {
+			words[i] = int32(kernels.RoundBF16(v))
+		} else {
+			words[i] = int32(math.Float32bits(v))
+		}
 	}
-	return g.place(kernels.F32, rows, cols, words)
+	return g.place(typ, rows, cols, words)
+}
+
+// float draws a type for an operand that may be F32 or BF16.
+func (g *gen) float() kernels.DType {
+	if g.oneIn(3) {
+		return kernels.BF16
+	}
+	return kernels.F32
 }
 
 // ints makes an index operand.
@@ -400,8 +467,18 @@ func (g *gen) normal(rows, cols int) kernels.Tensor {
 	return g.put(rows, cols, g.floats(rows*cols, 1))
 }
 
-// out makes an operand to be overwritten.
+// normalAs is normal for an operand of either type.
+func (g *gen) normalAs(typ kernels.DType, rows, cols int) kernels.Tensor {
+	return g.putAs(typ, rows, cols, g.floats(rows*cols, 1))
+}
+
+// out makes an F32 operand to be overwritten.
 func (g *gen) out(rows, cols int) kernels.Tensor { return g.place(kernels.F32, rows, cols, nil) }
+
+// outAs makes an operand of either type to be overwritten.
+func (g *gen) outAs(typ kernels.DType, rows, cols int) kernels.Tensor {
+	return g.place(typ, rows, cols, nil)
+}
 
 // result makes an operand to be overwritten or, with accumulate, added to.
 func (g *gen) result(rows, cols int, accumulate bool) kernels.Tensor {
@@ -425,5 +502,5 @@ func (g *gen) over(in kernels.Tensor) kernels.Tensor {
 	if g.oneIn(2) {
 		return in
 	}
-	return g.out(in.Rows, in.Cols)
+	return g.outAs(in.Type, in.Rows, in.Cols)
 }

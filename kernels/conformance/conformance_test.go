@@ -29,24 +29,67 @@ func (d *faulty) Run(op kernels.Op) {
 	d.runs++
 }
 
+// elems is n elements of a tensor, gaps between rows included.
+type elems struct {
+	t kernels.Tensor
+	n int
+}
+
+// from returns the tensor that begins i elements later.
+func (x elems) from(i int) kernels.Tensor {
+	x.t.Offset += i * x.t.Type.Size()
+	return x.t
+}
+
+// at views element i alone.
+func (x elems) at(i int) kernels.Tensor {
+	t := x.from(i)
+	t.Rows, t.Cols, t.Stride = 1, 1, 1
+	return t
+}
+
+func (x elems) get(i int) int32 {
+	if t := x.at(i); t.Type == kernels.BF16 {
+		return int32(t.BF16()[0])
+	} else {
+		t.Type = kernels.I32
+		return t.I32()[0]
+	}
+}
+
+func (x elems) set(i int, v int32) {
+	if t := x.at(i); t.Type == kernels.BF16 {
+		t.BF16()[0] = uint16(v)
+	} else {
+		t.Type = kernels.I32
+		t.I32()[0] = v
+	}
+}
+
+// pattern returns word, or half where the elements are BF16.
+func (x elems) pattern(word, half int32) int32 {
+	if x.t.Type == kernels.BF16 {
+		return half
+	}
+	return word
+}
+
 // Every kind of defect is found in every op that can have it.
 func TestFindsDefects(t *testing.T) {
-	// results calls f with the words of each result, from the first that was
-	// written on.
-	results := func(f func(o kernels.Operand, x []int32, run int)) func([]kernels.Operand, int) bool {
+	// results calls f with the elements of each result, from the first that
+	// was written on.
+	results := func(f func(x elems, run int)) func([]kernels.Operand, int) bool {
 		return func(l []kernels.Operand, run int) (any bool) {
 			for _, o := range l {
 				if o.Role == kernels.In || o.Len() == 0 {
 					continue
 				}
-				o.Tensor.Type = kernels.I32
-				x := o.Tensor.I32()
-				for len(x) > 0 && x[0] == red {
-					x = x[1:]
-					o.Offset += 4
+				x := elems{o.Tensor, (o.Rows-1)*o.Stride + o.Cols}
+				for x.n > 0 && x.get(0) == x.pattern(red, redHalf) {
+					x = elems{x.from(1), x.n - 1}
 				}
-				if len(x) > 0 {
-					f(o, x, run)
+				if x.n > 0 {
+					f(x, run)
 					any = true
 				}
 			}
@@ -54,19 +97,13 @@ func TestFindsDefects(t *testing.T) {
 		}
 	}
 	for name, defect := range map[string]func([]kernels.Operand, int) bool{
-		"wrong element": results(func(o kernels.Operand, x []int32, run int) { x[len(x)-1] ^= 1 << 30 }),
-		"write before the view": results(func(o kernels.Operand, x []int32, run int) {
-			o.Offset -= 4 // a stray row, or before the first
-			o.Tensor.I32()[0] = 0
-		}),
-		"write behind the view": results(func(o kernels.Operand, x []int32, run int) {
-			o.Offset += 4 * len(x)
-			o.Rows, o.Cols = 1, 1
-			o.Tensor.I32()[0] = 0
-		}),
-		"not written":                results(func(o kernels.Operand, x []int32, run int) { x[0] = red }),
-		"NaN":                        results(func(o kernels.Operand, x []int32, run int) { x[0] = 0x7fc00000 }),
-		"other bits the second time": results(func(o kernels.Operand, x []int32, run int) { x[0] ^= int32(run) }),
+		"wrong element": results(func(x elems, run int) { x.set(x.n-1, x.get(x.n-1)^x.pattern(1<<30, 1<<14)) }),
+		// A stray row, or before the first.
+		"write before the view":      results(func(x elems, run int) { elems{x.from(-1), 1}.set(0, 0) }),
+		"write behind the view":      results(func(x elems, run int) { elems{x.from(x.n), 1}.set(0, 0) }),
+		"not written":                results(func(x elems, run int) { x.set(0, x.pattern(red, redHalf)) }),
+		"NaN":                        results(func(x elems, run int) { x.set(0, x.pattern(0x7fc00000, 0x7fc0)) }),
+		"other bits the second time": results(func(x elems, run int) { x.set(0, x.get(0)^int32(run)) }),
 		"input changed": func(l []kernels.Operand, run int) (any bool) {
 			for _, o := range l {
 				if o.Role != kernels.In || o.Len() == 0 || slices.ContainsFunc(l, func(p kernels.Operand) bool {
@@ -74,8 +111,8 @@ func TestFindsDefects(t *testing.T) {
 				}) {
 					continue
 				}
-				o.Tensor.Type = kernels.I32
-				o.Tensor.I32()[o.Cols-1]++
+				x := elems{o.Tensor, o.Cols}
+				x.set(o.Cols-1, x.get(o.Cols-1)+1)
 				any = true
 			}
 			return any
@@ -138,6 +175,7 @@ func TestLimits(t *testing.T) {
 
 // Draws reach the shapes and the optional operands that the suite promises.
 func TestCoverage(t *testing.T) {
+	types := map[string]bool{}
 	for _, s := range specs {
 		var gaps, dense, empty, one bool
 		absent, present := map[string]bool{}, map[string]bool{}
@@ -147,6 +185,7 @@ func TestCoverage(t *testing.T) {
 				t.Fatal(err)
 			}
 			has := map[string]bool{}
+			types[s.op] = types[s.op] || slices.ContainsFunc(o.operands, func(x kernels.Operand) bool { return x.Type == kernels.BF16 })
 			for _, x := range o.operands {
 				gaps = gaps || !x.Contiguous()
 				dense = dense || x.Contiguous() && x.Rows > 1
@@ -165,10 +204,16 @@ func TestCoverage(t *testing.T) {
 		for name := range present {
 			optional := map[string]bool{"Gamma": true, "Keep": true, "DGamma": true, "DScale": true, "DShift": true,
 				"DLogits": true, "DDot": true, "DLogScale": true, "DTable": true, "Pre": true}[name] ||
-				name == "Bias" || name == "Mean" && s.op == "LayerNorm" || name == "DX" && s.op == "SquaredError"
+				name == "Bias" || name == "Rows" || name == "Queries" || name == "Sum" || name == "Half" || name == "Mean" && s.op == "LayerNorm" || name == "DX" && s.op == "SquaredError"
 			if optional && !absent[name] {
 				t.Errorf("%s: %s is always there", s.op, name)
 			}
+		}
+	}
+	for _, op := range []string{"MatMul", "ColumnSum", "LayerNorm", "LayerNormGrad", "Residual", "ResidualGrad", "Gather",
+		"ScatterAdd", "Gelu", "Copy", "Attention", "AttentionGrad", "AdamW"} {
+		if !types[op] {
+			t.Errorf("%s: no draw has an operand of type bf16", op)
 		}
 	}
 }

@@ -13,12 +13,13 @@ var specs = []spec{
 	{"MatMul", 120, single, buildMatMul},
 	{"ColumnSum", 25, single, func(g *gen) kernels.Op {
 		r, n := g.rows(), g.size()
-		return &kernels.ColumnSum{X: g.normal(r, n), Y: g.normal(1, n)}
+		return &kernels.ColumnSum{X: g.normalAs(g.float(), r, n), Y: g.normal(1, n)}
 	}},
 	{"LayerNorm", 40, single, func(g *gen) kernels.Op {
-		r, d := g.rows(), g.size()
-		o := &kernels.LayerNorm{Eps: g.eps(d), X: g.put(r, d, g.shifted(r, d)),
-			Scale: g.normal(1, d), Shift: g.normal(1, d), Y: g.out(r, d)}
+		n, d := g.rows(), g.size()
+		list, r := g.list(n, false)
+		o := &kernels.LayerNorm{Eps: g.eps(d), X: g.putAs(g.float(), n, d, g.shifted(n, d)), Rows: list,
+			Scale: g.normal(1, d), Shift: g.normal(1, d), Y: g.outAs(g.float(), r, d)}
 		if g.oneIn(2) {
 			o.Mean, o.Rstd = g.out(1, r), g.out(1, r)
 		}
@@ -26,30 +27,39 @@ var specs = []spec{
 	}},
 	{"LayerNormGrad", 40, Limit{1e-5, 1e-4, 1e-2}, buildLayerNormGrad},
 	{"Residual", 40, single, func(g *gen) kernels.Op {
-		r, d := g.rows(), g.size()
-		o := &kernels.Residual{X: g.normal(r, d), Y: g.normal(r, d), Gamma: g.maybe(1, d, true), Keep: g.keep(r)}
-		o.Z = g.over(o.X)
+		n, d := g.rows(), g.size()
+		list, r := g.list(n, true)
+		o := &kernels.Residual{X: g.normalAs(g.float(), n, d), Rows: list, Y: g.normalAs(g.float(), r, d),
+			Gamma: g.maybe(1, d, true), Keep: g.keep(r)}
+		if o.Z = g.over(o.X); g.oneIn(3) {
+			o.Z = g.outAs(g.float(), n, d)
+		}
 		return o
 	}},
 	{"ResidualGrad", 40, single, func(g *gen) kernels.Op {
-		r, d := g.rows(), g.size()
-		o := &kernels.ResidualGrad{DZ: g.normal(r, d), Gamma: g.maybe(1, d, true), Keep: g.keep(r),
-			DY: g.out(r, d), DGamma: g.maybe(1, d, true)}
+		n, d := g.rows(), g.size()
+		list, r := g.list(n, false)
+		o := &kernels.ResidualGrad{DZ: g.normalAs(g.float(), n, d), Rows: list, Gamma: g.maybe(1, d, true), Keep: g.keep(r),
+			DY: g.outAs(g.float(), r, d), DGamma: g.maybe(1, d, true)}
 		if !o.DGamma.IsZero() || g.oneIn(3) {
-			o.Y = g.normal(r, d)
+			o.Y = g.normalAs(g.float(), r, d)
 		}
 		return o
 	}},
 	{"Gather", 30, Limit{}, func(g *gen) kernels.Op {
 		v, d, r := g.size(), g.size(), g.rows()
-		o := &kernels.Gather{Table: g.normal(v, d), Index: g.ints(g.index(r, -1, v)), Accumulate: g.oneIn(2)}
-		o.Y = g.result(r, d, o.Accumulate)
+		o := &kernels.Gather{Table: g.normalAs(g.float(), v, d), Index: g.ints(g.index(r, -1, v)), Accumulate: g.oneIn(2)}
+		if o.Accumulate {
+			o.Y = g.normal(r, d)
+		} else {
+			o.Y = g.outAs(g.float(), r, d)
+		}
 		return o
 	}},
 	{"ScatterAdd", 30, single, func(g *gen) kernels.Op {
 		// Few rows in the table make many of Y's meet.
 		v, d, r := g.size(), g.size(), g.rows()
-		return &kernels.ScatterAdd{Y: g.normal(r, d), Index: g.ints(g.index(r, -1, v)), Table: g.normal(v, d)}
+		return &kernels.ScatterAdd{Y: g.normalAs(g.float(), r, d), Index: g.ints(g.index(r, -1, v)), Table: g.normal(v, d)}
 	}},
 	{"Patchify", 15, Limit{}, func(g *gen) kernels.Op {
 		b, c, s, h, w := g.IntN(4), g.pick(1, 2, 3), g.pick(1, 2, 3, 8, 16), g.pick(1, 2, 3), g.pick(1, 2, 5)
@@ -87,7 +97,11 @@ var specs = []spec{
 	}},
 	{"Gelu", 15, single, func(g *gen) kernels.Op {
 		r, d := g.rows(), g.size()
-		return &kernels.Gelu{X: g.put(r, d, g.floats(r*d, g.spread())), Y: g.out(r, d)}
+		return &kernels.Gelu{X: g.putAs(g.float(), r, d, g.floats(r*d, g.spread())), Y: g.outAs(g.float(), r, d)}
+	}},
+	{"Copy", 20, Limit{}, func(g *gen) kernels.Op {
+		r, d := g.rows(), g.size()
+		return &kernels.Copy{X: g.putAs(g.float(), r, d, g.floats(r*d, g.spread())), Y: g.outAs(g.float(), r, d)}
 	}},
 	{"GeluGrad", 15, single, func(g *gen) kernels.Op {
 		r, d := g.rows(), g.size()
@@ -128,7 +142,7 @@ var specs = []spec{
 		o.DX = g.over(o.DY)
 		return o
 	}},
-	{"Attention", 40, Limit{1e-5, 1e-4, 1e-2}, func(g *gen) kernels.Op { o, _ := g.attention(); return o }},
+	{"Attention", 40, Limit{1e-5, 1e-4, 1e-2}, func(g *gen) kernels.Op { return g.attention() }},
 	{"AttentionGrad", 40, Limit{1e-5, 1e-4, 1e-2}, buildAttentionGrad},
 	{"CrossEntropy", 30, single, func(g *gen) kernels.Op {
 		r, c := g.rows(), g.pick(g.size(), g.size(), 257, 1009)
@@ -210,10 +224,35 @@ var specs = []spec{
 				m[i], v[i], grad[i] = 0, 0, 0
 			}
 		}
-		return &kernels.AdamW{P: g.normal(1, n), M: g.put(1, n, m), V: g.put(1, n, v), Grad: g.put(1, n, grad),
+		o := &kernels.AdamW{P: g.normal(1, n), M: g.put(1, n, m), V: g.put(1, n, v), Grad: g.put(1, n, grad),
 			Rate: 0.01, Decay: []float32{0, 0.01, 5}[g.IntN(3)], Beta1: 0.9, Beta2: []float32{0.98, 0.999}[g.IntN(2)],
 			Eps: 1e-8, GradScale: []float32{1, 0.25}[g.IntN(2)], Step: g.pick(1, 2, 17, 1000, 200000)}
+		if g.oneIn(2) {
+			o.Half = g.outAs(kernels.BF16, 1, n)
+		}
+		return o
 	}},
+}
+
+// list draws an optional list of some of n rows, and how many they are. Distinct
+// rows are in any order, others may repeat.
+func (g *gen) list(n int, distinct bool) (kernels.Tensor, int) {
+	if g.oneIn(2) {
+		return kernels.Tensor{}, n
+	}
+	var rows []int32
+	for r := range n {
+		if !g.oneIn(3) {
+			rows = append(rows, int32(r))
+		}
+	}
+	if g.oneIn(2) {
+		g.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
+	}
+	if !distinct && len(rows) > 1 && g.oneIn(2) {
+		rows[0] = rows[len(rows)-1]
+	}
+	return g.ints(rows), len(rows)
 }
 
 // spread draws the deviation of an input: usual, small, or far into the tails.
@@ -285,40 +324,65 @@ func buildMatMul(g *gen) kernels.Op {
 		m, n, k = g.pick(1, 6, 29), g.pick(1, 16, 37), g.pick(257, 512, 1009)
 	}
 	o := &kernels.MatMul{TransA: g.oneIn(2), TransB: g.oneIn(2)}
+	typ := g.float()
 	if o.TransA {
-		o.A = g.normal(k, m)
+		o.A = g.normalAs(typ, k, m)
 	} else {
-		o.A = g.normal(m, k)
+		o.A = g.normalAs(typ, m, k)
 	}
 	switch {
 	case g.oneIn(12): // a Gram matrix
 		o.TransB, o.B, n = !o.TransA, o.A, m
 	case o.TransB:
-		o.B = g.normal(n, k)
+		o.B = g.normalAs(typ, n, k)
 	default:
-		o.B = g.normal(k, n)
+		o.B = g.normalAs(typ, k, n)
 	}
+	to := g.float()
 	switch g.IntN(4) {
 	case 0:
-		o.Accumulate = true
+		o.Accumulate, to = true, kernels.F32
 	case 1:
 		o.Bias = g.maybe(1, n, true)
 	case 2:
-		o.Act, o.Bias, o.Pre = kernels.GELU, g.maybe(1, n, true), g.maybe(m, n, false)
+		o.Act, o.Bias = kernels.GELU, g.maybe(1, n, true)
+		if g.oneIn(2) {
+			o.Pre = g.outAs(to, m, n)
+		}
 	case 3:
-		o.Act, o.Pre = kernels.GELUGrad, g.normal(m, n)
+		o.Act, o.Pre = kernels.GELUGrad, g.normalAs(to, m, n)
 	}
-	o.C = g.result(m, n, o.Accumulate)
+	if o.Accumulate {
+		o.C = g.normal(m, n)
+	} else {
+		o.C = g.outAs(to, m, n)
+	}
+	if o.TransA {
+		o.Sum = g.maybe(1, m, true)
+	}
 	return o
 }
 
 func buildLayerNormGrad(g *gen) kernels.Op {
-	r, d := g.rows(), g.size()
+	n, d := g.rows(), g.size()
 	eps := float64(g.eps(d))
-	x := g.shifted(r, d)
+	x, typ := g.shifted(n, d), g.float()
+	if typ == kernels.BF16 {
+		for i, v := range x {
+			x[i] = kernels.FromBF16(kernels.RoundBF16(v))
+		}
+	}
+	rows := make([]int32, n)
+	for i := range rows {
+		rows[i] = int32(i)
+	}
+	list, r := g.list(n, true)
+	if !list.IsZero() {
+		rows = g.blocks[len(g.blocks)-1].before[list.Offset/4:][:r]
+	}
 	mean, rstd := make([]float32, r), make([]float32, r)
-	for i := range r {
-		row := x[i*d : (i+1)*d]
+	for i, at := range rows {
+		row := x[int(at)*d : (int(at)+1)*d]
 		m, v := 0.0, 0.0
 		for _, e := range row {
 			m += float64(e) / float64(d)
@@ -328,18 +392,17 @@ func buildLayerNormGrad(g *gen) kernels.Op {
 		}
 		mean[i], rstd[i] = float32(m), float32(1/math.Sqrt(v+eps))
 	}
-	o := &kernels.LayerNormGrad{X: g.put(r, d, x), DY: g.normal(r, d), Scale: g.normal(1, d),
+	o := &kernels.LayerNormGrad{X: g.putAs(typ, n, d, x), Rows: list, DY: g.normalAs(g.float(), r, d), Scale: g.normal(1, d),
 		Mean: g.put(1, r, mean), Rstd: g.put(1, r, rstd), Accumulate: g.oneIn(2)}
-	o.DX = g.result(r, d, o.Accumulate)
+	o.DX = g.result(n, d, o.Accumulate)
 	if g.oneIn(2) {
 		o.DScale, o.DShift = g.normal(1, d), g.normal(1, d)
 	}
 	return o
 }
 
-// attention draws an Attention and returns its queries, keys and values too.
-// Rows that belong to no sequence hold NaNs.
-func (g *gen) attention() (*kernels.Attention, []float32) {
+// attention draws an Attention. Rows that belong to no sequence hold NaNs.
+func (g *gen) attention() *kernels.Attention {
 	heads, hd := g.pick(1, 2, 3), g.pick(1, 8, 17, 34, 48, 64)
 	b := kernels.RelativeBias{Window: g.pick(1, 2, 3, 5), Text: g.pick(3, 7, 40)}
 	var seqs []kernels.Sequence
@@ -401,20 +464,37 @@ func (g *gen) attention() (*kernels.Attention, []float32) {
 	g.Shuffle(len(seqs), func(i, j int) { seqs[i], seqs[j] = seqs[j], seqs[i] })
 
 	d := heads * hd
-	qkv := g.floats(n*3*d, 1)
-	if g.oneIn(3) { // sharp attention
-		for i := range qkv {
-			qkv[i] *= 2
-		}
+	m, typ := n, g.float()
+	o := &kernels.Attention{Heads: heads, Scale: float32(1 / math.Sqrt(float64(hd))), Sequences: seqs}
+	asked := make([]int32, n)
+	for i := range asked {
+		asked[i] = int32(i)
 	}
-	strays(seqs, n, 3*d, qkv)
+	if g.oneIn(3) { // some of the queries
+		asked = slices.DeleteFunc(asked, func(int32) bool { return g.oneIn(2) })
+		o.Queries, m = g.ints(asked), len(asked)
+	}
+	spread := float64(g.pick(1, 1, 2)) // 2: sharp attention
+	all := func(cols int) []float32 {
+		x := g.floats(n*cols, spread)
+		strays(seqs, n, cols, x)
+		return x
+	}
+	q, kv := all(d), all(2*d)
+	for i, r := range asked {
+		copy(q[i*d:(i+1)*d], q[int(r)*d:])
+	}
+	o.Q = g.putAs(typ, m, d, q[:m*d])
+	both := g.putAs(typ, n, 2*d, kv)
+	o.K, o.V = both.Columns(0, d), both.Columns(d, 2*d)
 	if !g.oneIn(3) {
 		layers := g.pick(1, 2, 3)
 		b.Table = g.normal(b.Rows(), layers*heads)
 		b.Column = heads * g.IntN(layers)
 	}
-	return &kernels.Attention{QKV: g.put(n, 3*d, qkv), Heads: heads, Scale: float32(1 / math.Sqrt(float64(hd))),
-		Sequences: seqs, Bias: b, Out: g.out(n, d), LSE: g.out(n, heads)}, qkv
+	o.Bias = b
+	o.Out, o.LSE = g.outAs(typ, m, d), g.out(m, heads)
+	return o
 }
 
 // strays fills the rows of x, n × cols, that belong to no sequence.
@@ -438,43 +518,54 @@ func strays(seqs []kernels.Sequence, n, cols int, x []float32) {
 }
 
 func buildAttentionGrad(g *gen) kernels.Op {
-	f, qkv := g.attention()
+	f := g.attention()
 	if g.err != nil {
 		return f
 	}
-	n, d := f.Out.Rows, f.Out.Cols
+	m, n, d := f.Q.Rows, f.K.Rows, f.K.Cols
 	// The forward pass, on ref.
-	table := make([]int32, f.Bias.Table.Len())
-	if len(table) > 0 {
+	host := &gen{Source: rng.New(rng.Key{Seed: 1}), dev: ref.New()}
+	mirror := func(t kernels.Tensor) kernels.Tensor {
+		if t.IsZero() {
+			return t
+		}
+		x := make([]int32, t.Len())
 		for _, b := range g.blocks {
-			if b.mem == f.Bias.Table.Mem {
-				elements(f.Bias.Table, func(r, c, word int) { table[r*f.Bias.Table.Cols+c] = b.before[word] })
+			if b.mem == t.Mem {
+				elements(t, func(r, c, word int) { x[r*t.Cols+c] = b.before[word] })
 			}
 		}
+		return host.place(t.Type, t.Rows, t.Cols, x)
 	}
-	host := &gen{Source: rng.New(rng.Key{Seed: 1}), dev: ref.New()}
 	fwd := *f
-	fwd.QKV = host.put(n, 3*d, qkv)
-	fwd.Out, fwd.LSE = host.out(n, d), host.out(n, f.Heads)
-	if len(table) > 0 {
-		fwd.Bias.Table = host.place(kernels.F32, f.Bias.Table.Rows, f.Bias.Table.Cols, table)
-	}
+	fwd.Q, fwd.K, fwd.V, fwd.Queries, fwd.Bias.Table = mirror(f.Q), mirror(f.K), mirror(f.V), mirror(f.Queries), mirror(f.Bias.Table)
+	fwd.Out, fwd.LSE = host.outAs(f.Q.Type, m, d), host.out(m, f.Heads)
 	host.dev.Run(&fwd)
 	if g.err = host.dev.Sync(); g.err != nil {
 		return f
 	}
-	rows := func(t kernels.Tensor) []float32 {
-		var x []float32
-		for r := range t.Rows {
-			x = append(x, t.Row(r)...)
-		}
-		return x
+	again := func(t kernels.Tensor) kernels.Tensor { // t of host, on g's device
+		x := make([]int32, t.Len())
+		elements(t, func(r, c, word int) {
+			if t.Type == kernels.BF16 {
+				x[r*t.Cols+c] = int32(t.BF16()[r*t.Stride+c])
+			} else {
+				x[r*t.Cols+c] = int32(math.Float32bits(t.F32()[r*t.Stride+c]))
+			}
+		})
+		return g.place(t.Type, t.Rows, t.Cols, x)
 	}
 	dout := g.floats(n*d, 1)
 	strays(f.Sequences, n, d, dout)
-	o := &kernels.AttentionGrad{QKV: f.QKV, Out: g.put(n, d, rows(fwd.Out)), DOut: g.put(n, d, dout),
-		LSE: g.put(n, f.Heads, rows(fwd.LSE)), Heads: f.Heads, Scale: f.Scale, Sequences: f.Sequences, Bias: f.Bias,
-		DQKV: g.out(n, 3*d)}
+	if !f.Queries.IsZero() {
+		for i, r := range fwd.Queries.I32() {
+			copy(dout[i*d:(i+1)*d], dout[int(r)*d:])
+		}
+	}
+	dkv := g.outAs(f.Q.Type, n, 2*d)
+	o := &kernels.AttentionGrad{Q: f.Q, K: f.K, V: f.V, Queries: f.Queries, Out: again(fwd.Out), DOut: g.putAs(f.Q.Type, m, d, dout[:m*d]),
+		LSE: again(fwd.LSE), Heads: f.Heads, Scale: f.Scale, Sequences: f.Sequences, Bias: f.Bias,
+		DQ: g.outAs(f.Q.Type, m, d), DK: dkv.Columns(0, d), DV: dkv.Columns(d, 2*d)}
 	if !f.Bias.Table.IsZero() && !g.oneIn(4) {
 		o.DTable = g.normal(f.Bias.Table.Rows, f.Bias.Table.Cols)
 	}

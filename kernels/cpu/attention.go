@@ -143,20 +143,39 @@ func (w *worker) load(dst []float32, ld, rows int, m *matrix, col, cols int, q *
 	if ld > cols {
 		clear(dst[:n*ld])
 	}
-	if q.TextLen > 0 {
-		w.copyRows(&dst[0], ld, &m.data[q.TextOff*m.stride+col], m.stride, q.TextLen, cols)
-	}
-	if q.ImageLen > 0 {
-		w.copyRows(&dst[q.TextLen*ld], ld, &m.data[q.ImageOff*m.stride+col], m.stride, q.ImageLen, cols)
-	}
+	w.loadRows(dst, ld, m, q.TextOff, q.TextLen, col, cols)
+	w.loadRows(dst[q.TextLen*ld:], ld, m, q.ImageOff, q.ImageLen, col, cols)
 	clear(dst[n*ld : rows*ld])
+}
+
+// loadRows copies columns of n rows from row r on.
+func (w *worker) loadRows(dst []float32, ld int, m *matrix, r, n, col, cols int) {
+	switch {
+	case n == 0:
+	case m.half != nil:
+		for i := range n {
+			w.widen(dst[i*ld:][:cols], m.half[(r+i)*m.stride+col:][:cols])
+		}
+	default:
+		w.copyRows(&dst[0], ld, &m.data[r*m.stride+col], m.stride, n, cols)
+	}
+}
+
+// saveRow stores v·a in columns of row r; v is used up for BF16.
+func (w *worker) saveRow(m *matrix, r, col int, v []float32, a float32) {
+	if m.half != nil {
+		w.scale(v, v, a)
+		w.narrow(m.half[r*m.stride+col:][:len(v)], v)
+		return
+	}
+	w.scale(m.data[r*m.stride+col:][:len(v)], v, a)
 }
 
 // loadPanels is load to panels of nr columns. src is room for n × up(cols, nr)
 // elements.
 func (w *worker) loadPanels(dst, src []float32, m *matrix, col, cols int, q *kernels.Sequence) {
 	n, nr := q.TextLen+q.ImageLen, w.nr
-	if cols%nr > 0 {
+	if cols%nr > 0 || m.half != nil {
 		ld := up(cols, nr)
 		w.load(src, ld, n, m, col, cols, q)
 		w.packB(dst, src, 0, ld, n, ld)
@@ -198,8 +217,68 @@ func carve(buf *[]float32, n int) []float32 {
 	return s
 }
 
+// asked is the queries of one sequence. Their rows in Q and Out follow each
+// other like those of a sequence, which rows names.
+type asked struct {
+	rows kernels.Sequence
+	list []int32 // Queries, or nil
+}
+
+func askedOf(q *kernels.Sequence, queries kernels.Tensor) asked {
+	if queries.IsZero() {
+		return asked{rows: *q}
+	}
+	list := queries.I32()
+	part := func(off, n int) (lo, count int) {
+		lo = search(list, off)
+		return lo, search(list, off+n) - lo
+	}
+	a := asked{list: list}
+	a.rows.TextOff, a.rows.TextLen = part(q.TextOff, q.TextLen)
+	a.rows.ImageOff, a.rows.ImageLen = part(q.ImageOff, q.ImageLen)
+	return a
+}
+
+// search returns the index of the first element of list that is row or more.
+func search(list []int32, row int) int {
+	lo, hi := 0, len(list)
+	for lo < hi {
+		if m := (lo + hi) / 2; int(list[m]) < row {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	return lo
+}
+
+// place returns which token of q query i is.
+func (a *asked) place(i int, q *kernels.Sequence) int {
+	switch r := tokenRow(&a.rows, i); {
+	case a.list == nil:
+		return i
+	case i < a.rows.TextLen:
+		return int(a.list[r]) - q.TextOff
+	default:
+		return q.TextLen + int(a.list[r]) - q.ImageOff
+	}
+}
+
+// ascending reports whether list, the Queries of an op, is as it must be.
+func (d *device) ascending(op string, list []int32, rows int) bool {
+	last := int32(-1)
+	for i, r := range list {
+		if r <= last || int(r) >= rows {
+			d.fail("%s: query %d is %d after %d, of %d rows", op, i, r, last, rows)
+			return false
+		}
+		last = r
+	}
+	return true
+}
+
 func (d *device) attention(o *attention) {
-	if len(o.Sequences) == 0 {
+	if len(o.Sequences) == 0 || !d.ascending("Attention", o.Queries.I32(), o.K.Rows) {
 		return
 	}
 	d.shared.measure(o.Sequences, o.Bias.Table)
@@ -212,18 +291,21 @@ func (o *attention) do(w *worker, u int) {
 	lo := u / o.Heads * w.chunk
 	hi := min(lo+w.chunk, len(o.Sequences))
 	for i := lo; i < hi; i++ {
-		if q := &o.Sequences[i]; q.TextLen+q.ImageLen > 0 {
-			o.head(w, q, h)
+		q := &o.Sequences[i]
+		a := askedOf(q, o.Queries)
+		if a.rows.TextLen+a.rows.ImageLen > 0 {
+			o.head(w, q, &a, h)
 		}
 	}
 }
 
-func (o *attention) head(w *worker, q *kernels.Sequence, h int) {
-	qkv, out, lse := view(o.QKV), view(o.Out), view(o.LSE)
-	n, width := q.TextLen+q.ImageLen, out.cols
-	hd := width / o.Heads
+func (o *attention) head(w *worker, q *kernels.Sequence, a *asked, h int) {
+	qm, km, vm, out, lse := w.view(o.Q, 0), w.view(o.K, 0), w.view(o.V, 0), w.view(o.Out, 0), view(o.LSE)
+	n, nq := q.TextLen+q.ImageLen, a.rows.TextLen+a.rows.ImageLen
+	hd := out.cols / o.Heads
+	col := h * hd
 	ld := up(hd, w.nr)
-	keys, rows := up(n, w.nr), up(n, w.mr)
+	keys, rows := up(n, w.nr), up(nq, w.mr)
 	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
 
 	buf := w.scratch((2*keys+n+rows)*ld + step*(keys+ld+1) + 8*align)
@@ -235,31 +317,31 @@ func (o *attention) head(w *worker, q *kernels.Sequence, h int) {
 	y := carve(&buf, step*ld)
 	share := carve(&buf, step) // 1/Σ exp of a row
 
-	w.loadPanels(v, src, &qkv, 2*width+h*hd, hd, q)
-	w.load(src, ld, keys, &qkv, width+h*hd, hd, q)
+	w.loadPanels(v, src, &vm, col, hd, q)
+	w.load(src, ld, keys, &km, col, hd, q)
 	w.packBT(kT, src, 0, ld, hd, keys)
-	w.load(query, ld, rows, &qkv, h*hd, hd, q)
+	w.load(query, ld, rows, &qm, col, hd, &a.rows)
 
-	for i0 := 0; i0 < n; i0 += step {
-		m := min(step, n-i0)
-		w.product(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
+	for i0 := 0; i0 < nq; i0 += step {
+		m := min(step, nq-i0)
+		w.multiply(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
 		for i := range m {
 			l := s[i*keys:][:n]
-			w.logits(l, o.Scale, h, i0+i, q)
+			w.logits(l, o.Scale, h, a.place(i0+i, q), q)
 			top := w.max(l)
 			sum := w.expSum(l, l, top)
 			share[i] = 1 / sum
-			lse.data[tokenRow(q, i0+i)*lse.stride+h] = top + logarithm(sum)
+			lse.data[tokenRow(&a.rows, i0+i)*lse.stride+h] = top + logarithm(sum)
 		}
-		w.product(m, ld, n, s, keys, 1, v, y, ld, false)
+		w.multiply(m, ld, n, s, keys, 1, v, y, ld, false)
 		for i := range m {
-			w.scale(out.row(tokenRow(q, i0+i))[h*hd:][:hd], y[i*ld:][:hd], share[i])
+			w.saveRow(&out, tokenRow(&a.rows, i0+i), col, y[i*ld:][:hd], share[i])
 		}
 	}
 }
 
 func (d *device) attentionGrad(o *attentionGrad) {
-	if len(o.Sequences) == 0 {
+	if len(o.Sequences) == 0 || !d.ascending("AttentionGrad", o.Queries.I32(), o.K.Rows) {
 		return
 	}
 	d.shared.measure(o.Sequences, o.Bias.Table)
@@ -295,18 +377,22 @@ func (o *attentionGrad) do(w *worker, u int) {
 }
 
 func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []float32) {
-	qkv, out, dout, lse := view(o.QKV), view(o.Out), view(o.DOut), view(o.LSE)
-	dqkv := view(o.DQKV)
-	n, width := q.TextLen+q.ImageLen, out.cols
-	hd := width / o.Heads
+	qm, km, vm := w.view(o.Q, 0), w.view(o.K, 0), w.view(o.V, 0)
+	out, dout, lse := w.view(o.Out, 0), w.view(o.DOut, 0), view(o.LSE)
+	dqm, dkm, dvm := w.view(o.DQ, 0), w.view(o.DK, 0), w.view(o.DV, 0)
+	a := askedOf(q, o.Queries)
+	n, nq := q.TextLen+q.ImageLen, a.rows.TextLen+a.rows.ImageLen
+	hd := out.cols / o.Heads
+	col := h * hd
 	ld := up(hd, w.nr)
-	cols, rows := up(n, w.nr), up(n, w.mr)
-	keys := max(cols, rows) // of whole tiles, with keys as their columns or rows
-	step := min(rows, max(w.mr, queryRows/w.mr*w.mr))
+	// Whole tiles, with keys as their columns or rows.
+	cols, rows, asking := up(n, w.nr), up(n, w.mr), up(nq, w.mr)
+	keys := max(cols, rows)
+	step := min(max(asking, w.mr), max(w.mr, queryRows/w.mr*w.mr))
 
-	buf := w.scratch((4*rows+3*cols+n+2*step)*ld + 2*step*keys + 16*align)
-	query := carve(&buf, rows*ld)
-	dy := carve(&buf, rows*ld)
+	buf := w.scratch((2*asking+2*rows+3*cols+n+2*step)*ld + 2*step*keys + hd + 20*align)
+	query := carve(&buf, asking*ld)
+	dy := carve(&buf, asking*ld)
 	src := carve(&buf, cols*ld)
 	kT := carve(&buf, cols*hd)
 	vT := carve(&buf, cols*hd)
@@ -317,44 +403,50 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, dbias []floa
 	dv := carve(&buf, rows*ld)
 	s := carve(&buf, step*keys)
 	ds := carve(&buf, step*keys)
+	result := carve(&buf, hd)
 
-	w.loadPanels(k, src, &qkv, width+h*hd, hd, q)
-	w.load(src, ld, cols, &qkv, 2*width+h*hd, hd, q)
+	w.loadPanels(k, src, &km, col, hd, q)
+	w.load(src, ld, cols, &vm, col, hd, q)
 	w.packBT(vT, src, 0, ld, hd, cols)
-	w.load(src, ld, cols, &qkv, width+h*hd, hd, q)
+	w.load(src, ld, cols, &km, col, hd, q)
 	w.packBT(kT, src, 0, ld, hd, cols)
-	w.load(query, ld, rows, &qkv, h*hd, hd, q)
-	w.load(dy, ld, rows, &dout, h*hd, hd, q)
+	w.load(query, ld, asking, &qm, col, hd, &a.rows)
+	w.load(dy, ld, asking, &dout, col, hd, &a.rows)
+	if nq == 0 {
+		clear(dk)
+		clear(dv)
+	}
 
-	for i0 := 0; i0 < n; i0 += step {
-		m := min(step, n-i0)
-		w.product(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
-		w.product(m, n, hd, dy[i0*ld:], ld, 1, vT, ds, keys, false)
+	for i0 := 0; i0 < nq; i0 += step {
+		m := min(step, nq-i0)
+		w.multiply(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
+		w.multiply(m, n, hd, dy[i0*ld:], ld, 1, vT, ds, keys, false)
 		for i := range m {
-			r := tokenRow(q, i0+i)
+			r, place := tokenRow(&a.rows, i0+i), a.place(i0+i, q)
 			p, dp := s[i*keys:][:n], ds[i*keys:][:n]
-			w.logits(p, o.Scale, h, i0+i, q)
+			w.logits(p, o.Scale, h, place, q)
 			w.expSum(p, p, lse.data[r*lse.stride+h])
-			delta := w.dot(out.row(r)[h*hd:][:hd], dy[(i0+i)*ld:][:hd])
+			w.loadRows(result, hd, &out, r, 1, col, hd)
+			delta := w.dot(result, dy[(i0+i)*ld:][:hd])
 			w.softmaxGrad(dp, p, dp, delta)
 			if dbias != nil {
-				text, image := w.shared.bias.rows(dbias, h, i0+i, q)
+				text, image := w.shared.bias.rows(dbias, h, place, q)
 				w.add(text, dp[:q.TextLen])
 				w.add(image, dp[q.TextLen:])
 			}
 		}
-		w.product(m, ld, n, ds, keys, 1, k, dq, ld, false)
+		w.multiply(m, ld, n, ds, keys, 1, k, dq, ld, false)
 		for i := range m {
-			w.scale(dqkv.row(tokenRow(q, i0+i))[h*hd:][:hd], dq[i*ld:][:hd], o.Scale)
+			w.saveRow(&dqm, tokenRow(&a.rows, i0+i), col, dq[i*ld:][:hd], o.Scale)
 		}
 		w.packB(panel, query, i0*ld, ld, m, ld)
-		w.product(n, ld, m, ds, 1, keys, panel, dk, ld, i0 > 0)
+		w.multiply(n, ld, m, ds, 1, keys, panel, dk, ld, i0 > 0)
 		w.packB(panel, dy, i0*ld, ld, m, ld)
-		w.product(n, ld, m, s, 1, keys, panel, dv, ld, i0 > 0)
+		w.multiply(n, ld, m, s, 1, keys, panel, dv, ld, i0 > 0)
 	}
 	for i := range n {
-		row := dqkv.row(tokenRow(q, i))
-		w.scale(row[width+h*hd:][:hd], dk[i*ld:][:hd], o.Scale)
-		copy(row[2*width+h*hd:][:hd], dv[i*ld:])
+		r := tokenRow(q, i)
+		w.saveRow(&dkm, r, col, dk[i*ld:][:hd], o.Scale)
+		w.saveRow(&dvm, r, col, dv[i*ld:][:hd], 1)
 	}
 }

@@ -172,10 +172,12 @@ func attentionOps(l *lab, n, text, image, heads, d int) (*kernels.Attention, *ke
 	}
 	rel := kernels.RelativeBias{Window: int(math.Sqrt(float64(image - 1))), Text: text}
 	rel.Table = l.normal(rel.Rows(), heads)
-	f := &kernels.Attention{QKV: l.normal(rows, 3*d), Heads: heads, Scale: float32(1 / math.Sqrt(float64(d/heads))),
-		Sequences: seqs, Bias: rel, Out: l.normal(rows, d), LSE: l.normal(rows, heads)}
-	g := &kernels.AttentionGrad{QKV: f.QKV, Out: f.Out, DOut: l.normal(rows, d), LSE: f.LSE, Heads: heads, Scale: f.Scale,
-		Sequences: seqs, Bias: rel, DQKV: l.normal(rows, 3*d), DTable: l.normal(rel.Rows(), heads)}
+	qkv, dqkv := l.normal(rows, 3*d), l.normal(rows, 3*d)
+	f := &kernels.Attention{Q: qkv.Columns(0, d), K: qkv.Columns(d, 2*d), V: qkv.Columns(2*d, 3*d), Heads: heads,
+		Scale: float32(1 / math.Sqrt(float64(d/heads))), Sequences: seqs, Bias: rel, Out: l.normal(rows, d), LSE: l.normal(rows, heads)}
+	g := &kernels.AttentionGrad{Q: f.Q, K: f.K, V: f.V, Out: f.Out, DOut: l.normal(rows, d), LSE: f.LSE, Heads: heads, Scale: f.Scale,
+		Sequences: seqs, Bias: rel, DQ: dqkv.Columns(0, d), DK: dqkv.Columns(d, 2*d), DV: dqkv.Columns(2*d, 3*d),
+		DTable: l.normal(rel.Rows(), heads)}
 	return f, g
 }
 

@@ -20,7 +20,8 @@ import (
 type Options struct {
 	// Threads is the number of goroutines that compute, 0 for GOMAXPROCS.
 	Threads int
-	// ISA is the instruction set: "generic", "avx2" or "avx512". Empty means
+	// ISA is the instruction set: "generic", "avx2", "avx512" or "avx512bf16",
+	// which differs from "avx512" in products of bfloat16s alone. Empty means
 	// what the environment variable VLMO_CPU_ISA says, or else the best that
 	// the processor has.
 	ISA string
@@ -62,10 +63,10 @@ func choose(name string) (*isa, error) {
 		}
 	}
 	switch name {
-	case "avx2", "avx512":
+	case "avx2", "avx512", "avx512bf16":
 		return nil, fmt.Errorf("kernels/cpu: this processor has no %s", name)
 	}
-	return nil, fmt.Errorf("kernels/cpu: unknown instruction set %q, want generic, avx2 or avx512", name)
+	return nil, fmt.Errorf("kernels/cpu: unknown instruction set %q, want generic, avx2, avx512 or avx512bf16", name)
 }
 
 type device struct {
@@ -120,8 +121,12 @@ func (d *device) Write(dst kernels.Tensor, src any) {
 		if d.transfer("Write to", dst, kernels.I32, len(src)) {
 			copy(dst.I32(), src)
 		}
+	case []uint16:
+		if d.transfer("Write to", dst, kernels.BF16, len(src)) {
+			copy(dst.BF16(), src)
+		}
 	default:
-		d.fail("Write of a %T, want []float32 or []int32", src)
+		d.fail("Write of a %T, want []float32, []int32 or []uint16", src)
 	}
 }
 
@@ -138,8 +143,12 @@ func (d *device) Read(dst any, src kernels.Tensor) {
 		if d.transfer("Read of", src, kernels.I32, len(dst)) {
 			copy(dst, src.I32())
 		}
+	case []uint16:
+		if d.transfer("Read of", src, kernels.BF16, len(dst)) {
+			copy(dst, src.BF16())
+		}
 	default:
-		d.fail("Read into a %T, want []float32 or []int32", dst)
+		d.fail("Read into a %T, want []float32, []int32 or []uint16", dst)
 	}
 }
 
@@ -188,13 +197,21 @@ func (d *device) Run(op kernels.Op) {
 	case *kernels.ColumnSum:
 		d.columnSum((*columnSum)(o))
 	case *kernels.LayerNorm:
-		d.rows((*layerNorm)(o), o.X)
+		if d.indices("LayerNorm", "row", o.Rows.I32(), 0, o.X.Rows) {
+			d.rows((*layerNorm)(o), o.Y)
+		}
 	case *kernels.LayerNormGrad:
-		d.layerNormGrad((*layerNormGrad)(o))
+		if d.indices("LayerNormGrad", "row", o.Rows.I32(), 0, o.X.Rows) {
+			d.layerNormGrad((*layerNormGrad)(o))
+		}
 	case *kernels.Residual:
-		d.rows((*residual)(o), o.X)
+		if d.indices("Residual", "row", o.Rows.I32(), 0, o.X.Rows) {
+			d.residual((*residual)(o))
+		}
 	case *kernels.ResidualGrad:
-		d.residualGrad((*residualGrad)(o))
+		if d.indices("ResidualGrad", "row", o.Rows.I32(), 0, o.DZ.Rows) {
+			d.residualGrad((*residualGrad)(o))
+		}
 	case *kernels.Gather:
 		if d.indices("Gather", "index", o.Index.I32(), -1<<31, o.Table.Rows) {
 			d.rows((*gather)(o), o.Y)
@@ -215,6 +232,8 @@ func (d *device) Run(op kernels.Op) {
 		d.elements((*gelu)(o), o.X, o.Y)
 	case *kernels.GeluGrad:
 		d.elements((*geluGrad)(o), o.X, o.DY, o.DX)
+	case *kernels.Copy:
+		d.elements((*copyTo)(o), o.X, o.Y)
 	case *kernels.AddScaled:
 		d.elements((*addScaled)(o), o.X, o.Y)
 	case *kernels.Fill:

@@ -177,6 +177,7 @@ var binary = map[string]func(a, b float32) float32{
 	"VORPS": word(func(a, b uint32) uint32 { return a | b }), "VPORD": word(func(a, b uint32) uint32 { return a | b }),
 	"VXORPS": word(func(a, b uint32) uint32 { return a ^ b }), "VPXORD": word(func(a, b uint32) uint32 { return a ^ b }),
 	"VPADDD": word(func(a, b uint32) uint32 { return a + b }),
+	"VPSUBD": word(func(a, b uint32) uint32 { return b - a }),
 }
 
 func fma(a, b, c float32) float32 { return float32(math.FMA(float64(a), float64(b), float64(c))) }
@@ -189,6 +190,11 @@ var ternary = map[string]func(a, b, d float32) float32{
 	"VFMSUB213PS":  func(a, b, d float32) float32 { return fma(b, d, -a) },
 	"VFMSUB132PS":  func(a, b, d float32) float32 { return fma(d, a, -b) },
 	"VFNMADD231PS": func(a, b, d float32) float32 { return fma(-a, b, d) },
+	"VDPBF16PS": func(a, b, d float32) float32 {
+		x, y := math.Float32bits(a), math.Float32bits(b)
+		d = fma(kernels.FromBF16(uint16(x>>16)), kernels.FromBF16(uint16(y>>16)), d)
+		return fma(kernels.FromBF16(uint16(x)), kernels.FromBF16(uint16(y)), d)
+	},
 }
 
 // compile translates one instruction.
@@ -410,6 +416,50 @@ func compile(name string, o []operand, target int) step {
 				v[i] = math.Float32frombits(math.Float32bits(m.vec[o[1].reg][i]) << o[0].imm)
 			}
 		})
+	case "VPSRLD":
+		return vector(func(m *machine, v []float32, n int) {
+			for i := range n {
+				v[i] = math.Float32frombits(math.Float32bits(m.vec[o[1].reg][i]) >> o[0].imm)
+			}
+		})
+	case "VPMOVZXWD", "VPMOVZXWD.Z":
+		return vector(func(m *machine, v []float32, n int) {
+			for i := range n {
+				if len(o) == 2 || m.mask[o[1].reg]>>i&1 != 0 {
+					v[i] = math.Float32frombits(uint32(*(*uint16)(unsafe.Add(m.address(&o[0]), 2*i))))
+				}
+			}
+		})
+	case "VPMOVDW":
+		to := &o[len(o)-1]
+		return func(m *machine) int {
+			for i, v := range m.source(&o[0], o[0].lanes) {
+				if len(o) == 2 || m.mask[o[1].reg]>>i&1 != 0 {
+					*(*uint16)(unsafe.Add(m.address(to), 2*i)) = uint16(math.Float32bits(v))
+				}
+			}
+			return 0
+		}
+	case "VPACKUSDW":
+		return vector(func(m *machine, v []float32, n int) {
+			var h [8]uint32
+			for i := range 4 {
+				h[i] = min(math.Float32bits(m.vec[o[1].reg][i]), 0xffff)
+				h[4+i] = min(math.Float32bits(m.vec[o[0].reg][i]), 0xffff)
+			}
+			for i := range 4 {
+				v[i] = math.Float32frombits(h[2*i] | h[2*i+1]<<16)
+			}
+		})
+	case "VMOVD":
+		if o[0].kind == 'v' {
+			return func(m *machine) int { m.gp[o[1].reg] = uint64(math.Float32bits(m.vec[o[0].reg][0])); return 0 }
+		}
+		return vector(func(m *machine, v []float32, n int) { v[0] = math.Float32frombits(uint32(m.get(&o[0]))) })
+	case "MOVWLZX":
+		return func(m *machine) int { m.gp[o[1].reg] = uint64(*(*uint16)(m.address(&o[0]))); return 0 }
+	case "MOVW":
+		return func(m *machine) int { *(*uint16)(m.address(&o[1])) = uint16(m.get(&o[0])); return 0 }
 	case "VPSRLDQ":
 		return vector(func(m *machine, v []float32, n int) { copy(v, m.vec[o[1].reg][o[0].imm/4:4]) })
 	case "VMOVHLPS":
@@ -503,7 +553,10 @@ func load(t *testing.T) *machine {
 		m.funcs[fn] = steps
 	}
 	for _, s := range strings.Split(string(text), "\n") {
-		s, _, _ = strings.Cut(s, "//")
+		s, meaning, _ := strings.Cut(s, "//")
+		if strings.Contains(s, "LONG") { // an instruction in bytes
+			s = meaning
+		}
 		f := strings.Fields(s)
 		switch {
 		case len(f) == 0 || s[0] == '#' || f[0] == "GLOBL":
@@ -560,6 +613,12 @@ func (m *machine) call(name string, args ...any) {
 			address(a)
 		case *[8]float32:
 			address(&a[0])
+		case *uint16:
+			push(uint64(uintptr(unsafe.Pointer(a))), 8)
+		case []uint16:
+			push(uint64(uintptr(unsafe.Pointer(unsafe.SliceData(a)))), 8)
+			push(uint64(len(a)), 8)
+			push(uint64(cap(a)), 8)
 		case []float32:
 			address(unsafe.SliceData(a))
 			push(uint64(len(a)), 8)
@@ -618,7 +677,7 @@ func (m *machine) emulated(like *isa, suffix string) *isa {
 	threeA := func(name string) func(z, y, x []float32, a float32) {
 		return func(z, y, x []float32, a float32) { m.call(name+suffix, z, y, x, a) }
 	}
-	return &isa{
+	s := &isa{
 		name: "emulated " + like.name, mr: like.mr, nr: like.nr,
 		gemm: func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool) {
 			m.call("gemm"+suffix, k, a, ars, acs, b, c, ldc, add)
@@ -627,7 +686,10 @@ func (m *machine) emulated(like *isa, suffix string) *isa {
 		copyRows: func(dst *float32, ldd int, src *float32, lds, rows, cols int) {
 			m.call("copyRows"+suffix, dst, ldd, src, lds, rows, cols)
 		},
-		add: two("add"), axpy: twoA("axpy"), scale: twoA("scale"), scaleAdd: threeA("scaleAdd"), mul: threeA("mul"),
+		widen:   func(y []float32, x []uint16) { m.call("widen"+suffix, y, x) },
+		narrow:  func(y []uint16, x []float32) { m.call("narrow"+suffix, y, x) },
+		addHalf: func(y []float32, x []uint16) { m.call("addHalf"+suffix, y, x) },
+		add:     two("add"), axpy: twoA("axpy"), scale: twoA("scale"), scaleAdd: threeA("scaleAdd"), mul: threeA("mul"),
 		mulAdd: func(z, x, y, g []float32, a float32) { m.call("mulAdd"+suffix, z, x, y, g, a) },
 		mulAcc: threeA("mulAcc"),
 		gelu:   two("gelu"), geluGrad: three("geluGrad"), tanh: two("tanh"), tanhGrad: three("tanhGrad"),
@@ -644,6 +706,16 @@ func (m *machine) emulated(like *isa, suffix string) *isa {
 		},
 		adamW: func(p, mm, v, g []float32, c *adamConst) { m.call("adamW"+suffix, p, mm, v, g, c) },
 	}
+	if like.gemmPairs != nil {
+		pairs := func(name string) func(dst *float32, src *uint16, stride, k int) {
+			return func(dst *float32, src *uint16, stride, k int) { m.call(name+suffix, dst, src, stride, k) }
+		}
+		s.packPairs, s.packColsPairs = pairs("packPairs"), pairs("packColsPairs")
+		s.gemmPairs = func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool) {
+			m.call("gemmPairs"+suffix, k, a, ars, acs, b, c, ldc, add)
+		}
+	}
+	return s
 }
 
 // The emulator computes what the processor does.
@@ -656,7 +728,7 @@ func TestEmulator(t *testing.T) {
 		if real == &generic {
 			continue
 		}
-		fake := m.emulated(real, map[string]string{"avx2": "AVX2", "avx512": "AVX512"}[real.name])
+		fake := m.emulated(real, map[string]string{"avx2": "AVX2", "avx512": "AVX512", "avx512bf16": "AVX512"}[real.name])
 		src := rng.New(rng.Key{Seed: 3})
 		const seed = 3
 		t.Logf("seed %d", seed)
@@ -688,6 +760,24 @@ func TestEmulator(t *testing.T) {
 			compare("expSum", func(s *isa, x [6][]float32) float32 { return s.expSum(x[0], x[1], 2) })
 			compare("dot", func(s *isa, x [6][]float32) float32 { return s.dot(x[0], x[1]) })
 			compare("max", func(s *isa, x [6][]float32) float32 { return s.max(x[0]) })
+			compare("bfloat16", func(s *isa, x [6][]float32) float32 {
+				h := make([]uint16, n)
+				x[0][n/2] = float32(math.NaN())
+				x[0][n-1] *= 1e-39
+				s.narrow(h, x[0])
+				s.widen(x[1], h)
+				s.addHalf(x[2], h)
+				for i, v := range x[0] {
+					if want := kernels.FromBF16(kernels.RoundBF16(v)); x[1][i] != want && v == v {
+						t.Errorf("%s: %v is rounded to %v, want %v", s.name, v, x[1][i], want)
+					}
+				}
+				if x[1][n/2] == x[1][n/2] || x[2][n/2] == x[2][n/2] {
+					t.Errorf("%s: a NaN became a number", s.name)
+				}
+				x[0][n/2], x[1][n/2], x[2][n/2] = 0, 0, 0
+				return 0
+			})
 			compare("elementwise", func(s *isa, x [6][]float32) float32 {
 				s.add(x[0], x[1])
 				s.axpy(x[0], x[2], 0.3)
@@ -726,7 +816,7 @@ func TestEmulated(t *testing.T) {
 		t.Skip("slow")
 	}
 	m := load(t)
-	s := m.emulated(&avx512, "AVX512")
+	s := m.emulated(&avx512bf16, "AVX512")
 	conformance.Run(t, func() (kernels.Device, error) {
 		return &device{isa: s, pool: newPool(s, 1), name: s.name}, nil
 	})

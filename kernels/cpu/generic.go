@@ -3,11 +3,14 @@ package cpu
 import (
 	"math"
 	"unsafe"
+
+	"vlmo-train/kernels"
 )
 
 var generic = isa{
 	name: "generic", mr: 4, nr: 4,
 	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, copyRows: copyRowsGeneric,
+	widen: widenGeneric, narrow: narrowGeneric, addHalf: addHalfGeneric,
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
 	gelu: geluGeneric, geluGrad: geluGradGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
@@ -61,6 +64,27 @@ func packTGeneric(dst, src *float32, stride, k int) {
 func copyRowsGeneric(dst *float32, ldd int, src *float32, lds, rows, cols int) {
 	for i := range rows {
 		copy(unsafe.Slice(at(dst, i*ldd), cols), unsafe.Slice(at(src, i*lds), cols))
+	}
+}
+
+func widenGeneric(y []float32, x []uint16) {
+	x = x[:len(y)]
+	for i, v := range x {
+		y[i] = kernels.FromBF16(v)
+	}
+}
+
+func narrowGeneric(y []uint16, x []float32) {
+	x = x[:len(y)]
+	for i, v := range x {
+		y[i] = kernels.RoundBF16(v)
+	}
+}
+
+func addHalfGeneric(y []float32, x []uint16) {
+	x = x[:len(y)]
+	for i, v := range x {
+		y[i] += kernels.FromBF16(v)
 	}
 }
 

@@ -21,6 +21,16 @@ type isa struct {
 	// copyRows copies rows of cols elements, from a distance of lds to one of ldd.
 	copyRows func(dst *float32, ldd int, src *float32, lds, rows, cols int)
 
+	// gemmPairs is gemm of pairs of bfloat16s, k pairs deep; nil where the
+	// processor has no such instruction. packPairs and packColsPairs then make
+	// k rows of nr or mr pairs from twice as many rows of elements.
+	gemmPairs                func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
+	packPairs, packColsPairs func(dst *float32, src *uint16, stride, k int)
+
+	widen   func(y []float32, x []uint16) // y = x
+	narrow  func(y []uint16, x []float32) // y = x, rounded to the nearest, ties to even
+	addHalf func(y []float32, x []uint16) // y += x
+
 	add      func(y, x []float32)                  // y += x
 	axpy     func(y, x []float32, a float32)       // y += a·x
 	scale    func(y, x []float32, a float32)       // y = a·x

@@ -10,6 +10,9 @@ func available() []*isa {
 	var list []*isa
 	if x.HasAVX2 && x.HasFMA && x.HasBMI2 {
 		if x.HasAVX512F && x.HasAVX512DQ {
+			if x.HasAVX512BF16 {
+				list = append(list, &avx512bf16)
+			}
 			list = append(list, &avx512)
 		}
 		list = append(list, &avx2)
@@ -20,6 +23,7 @@ func available() []*isa {
 var avx2 = isa{
 	name: "avx2", mr: 6, nr: 16,
 	gemm: gemmAVX2, pack: packAVX2, packT: packTAVX2, packCols: packColsAVX2, copyRows: copyRowsAVX2,
+	widen: widenAVX2, narrow: narrowAVX2, addHalf: addHalfAVX2,
 	add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleAdd: scaleAddAVX2,
 	mul: mulAVX2, mulAdd: mulAddAVX2, mulAcc: mulAccAVX2,
 	gelu: geluAVX2, geluGrad: geluGradAVX2, tanh: tanhAVX2, tanhGrad: tanhGradAVX2,
@@ -30,9 +34,19 @@ var avx2 = isa{
 var avx512 = isa{
 	name: "avx512", mr: 14, nr: 32,
 	gemm: gemmAVX512, pack: packAVX512, packT: packTAVX512, packCols: packColsAVX512, copyRows: copyRowsAVX512,
+	widen: widenAVX512, narrow: narrowAVX512, addHalf: addHalfAVX512,
 	add: addAVX512, axpy: axpyAVX512, scale: scaleAVX512, scaleAdd: scaleAddAVX512,
 	mul: mulAVX512, mulAdd: mulAddAVX512, mulAcc: mulAccAVX512,
 	gelu: geluAVX512, geluGrad: geluGradAVX512, tanh: tanhAVX512, tanhGrad: tanhGradAVX512,
 	max: maxAVX512, dot: dotAVX512, expSum: expSumAVX512, softmaxGrad: softmaxGradAVX512,
 	layerNorm: layerNormAVX512, layerNormGrad: layerNormGradAVX512, adamW: adamWAVX512,
+}
+
+// avx512bf16 is avx512 with products of bfloat16s.
+var avx512bf16 = withPairs(avx512)
+
+func withPairs(s isa) isa {
+	s.name = "avx512bf16"
+	s.gemmPairs, s.packPairs, s.packColsPairs = gemmPairsAVX512, packPairsAVX512, packColsPairsAVX512
+	return s
 }

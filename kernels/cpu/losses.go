@@ -28,7 +28,7 @@ func (o *crossEntropy) do(w *worker, u int) {
 	grad := !o.DLogits.IsZero()
 	dx := view(o.DLogits)
 	p := w.scratch(x.cols)
-	lo, hi := span(o.Logits, u, rowsPerUnit(o.Logits))
+	lo, hi := span(o.Logits.Rows, u, rowsPerUnit(o.Logits))
 	for r := lo; r < hi; r++ {
 		x, l := x.row(r), label[r]
 		if grad {
@@ -70,7 +70,7 @@ func (o *contrast) do(w *worker, u int) {
 	s := float32(math.Exp(float64(o.LogScale.F32()[0])))
 	buf := w.scratch(2 * n)
 	logits, p := buf[:n], buf[n:]
-	lo, hi := span(o.Dot, u, rowsPerUnit(o.Dot))
+	lo, hi := span(o.Dot.Rows, u, rowsPerUnit(o.Dot))
 	for r := lo; r < hi; r++ {
 		var positives, at float64
 		w.scale(logits, dot.row(r), s)
@@ -111,7 +111,7 @@ func (o *sampleNegative) do(w *worker, u int) {
 	rowID, colID := o.RowID.I32(), o.ColID.I32()
 	index := o.Index.I32()
 	s := math.Exp(float64(o.LogScale.F32()[0]))
-	lo, hi := span(o.Dot, u, rowsPerUnit(o.Dot))
+	lo, hi := span(o.Dot.Rows, u, rowsPerUnit(o.Dot))
 	for r := lo; r < hi; r++ {
 		best, at := math.Inf(-1), -1
 		for c, v := range dot.row(r) {
@@ -137,7 +137,7 @@ func (d *device) binaryCrossEntropy(o *binaryCrossEntropy) {
 func (o *binaryCrossEntropy) do(w *worker, u int) {
 	x, target, dx := view(o.Logits), view(o.Target), view(o.DLogits)
 	grad := !o.DLogits.IsZero()
-	lo, hi := span(o.Logits, u, rowsPerUnit(o.Logits))
+	lo, hi := span(o.Logits.Rows, u, rowsPerUnit(o.Logits))
 	for r := lo; r < hi; r++ {
 		t := target.row(r)
 		var sum float64
@@ -166,7 +166,7 @@ func (d *device) squaredError(o *squaredError) {
 func (o *squaredError) do(w *worker, u int) {
 	x, target, dx := view(o.X), view(o.Target), view(o.DX)
 	diff := w.scratch(x.cols)
-	lo, hi := span(o.X, u, rowsPerUnit(o.X))
+	lo, hi := span(o.X.Rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
 		w.scaleAdd(diff, target.row(r), x.row(r), -1)
 		w.sums[r] = float64(w.dot(diff, diff))

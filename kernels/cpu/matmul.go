@@ -1,14 +1,19 @@
 package cpu
 
-import "vlmo-train/kernels"
+import (
+	"unsafe"
+
+	"vlmo-train/kernels"
+)
 
 // Blocks of a product. A panel of B, depth × nr, stays in the first-level
 // cache while the tiles of a block of A, blockRows × depth in the second,
 // pass it.
 const (
-	depth     = 256
-	blockRows = 96
-	blockCols = 1024
+	depth      = 256
+	blockRows  = 96
+	blockCols  = 1024
+	narrowCols = 512 // where results are kept in float32 until the last block
 )
 
 type matMul kernels.MatMul
@@ -48,55 +53,73 @@ func (s *isa) cut(m, n, threads int) split {
 	return best
 }
 
+// product holds what the blocks of one MatMul have in common.
+//
+// BF16 operands are multiplied two by two along the inner dimension where the
+// instruction set can: a step is then a pair, which is as wide as a float32,
+// and pairs are packed and moved like float32s. Elsewhere they are widened
+// while they are packed.
+type product struct {
+	*matMul
+	w       *worker
+	m, n, k int
+	half    bool // A and B are BF16
+	pairs   bool // a step of the inner dimension is a pair
+	steps   int  // of the inner dimension
+	gemm    func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
+	temp    []float32 // for widening one block
+}
+
 func (o *matMul) do(w *worker, u int) {
 	s := w.split
-	m, n, k := (*kernels.MatMul)(o).Dims()
+	p := product{matMul: o, w: w, half: o.A.Type == kernels.BF16, gemm: w.isa.gemm}
+	p.m, p.n, p.k = (*kernels.MatMul)(o).Dims()
+	p.steps = p.k
+	if p.half && w.gemmPairs != nil {
+		p.pairs, p.steps, p.gemm = true, blocks(p.k, 2), w.gemmPairs
+	}
 	i0, j0 := u/s.cols*s.m, u%s.cols*s.n
-	i1, j1 := min(i0+s.m, m), min(j0+s.n, n)
+	i1, j1 := min(i0+s.m, p.m), min(j0+s.n, p.n)
 	mr, nr := w.mr, w.nr
 
-	a, b, c := o.A.F32(), o.B.F32(), o.C.F32()
-	kc := min(depth, k)
-	ncMax := min(blockCols, blocks(j1-j0, nr)*nr)
+	narrow := o.C.Type == kernels.BF16
+	kc, ncMax := min(depth, p.steps), blockCols
+	if narrow {
+		ncMax = narrowCols
+	}
+	ncMax = min(ncMax, up(j1-j0, nr))
 	mcMax := blockRows / mr * mr
-	buf := w.scratch(kc*ncMax + mcMax*kc + mr*nr + align)
-	bBuf, buf := buf[:kc*ncMax], buf[kc*ncMax:]
-	aBuf, tile := buf[:mcMax*kc], buf[mcMax*kc:mcMax*kc+mr*nr]
+	rows := 0 // of the result that are kept in float32
+	if narrow {
+		rows = i1 - i0
+	}
+	temp := 0
+	if p.half && !p.pairs {
+		temp = kc * max(ncMax, mcMax)
+	}
+	buf := w.scratch(kc*ncMax + mcMax*kc + mr*nr + rows*ncMax + temp + ncMax + mcMax + 8*align)
+	bBuf := carve(&buf, kc*ncMax)
+	aBuf := carve(&buf, mcMax*kc)
+	tile := carve(&buf, mr*nr)
+	wide := carve(&buf, rows*ncMax)
+	p.temp = carve(&buf, temp)
+	row := carve(&buf, ncMax)
+	sum := carve(&buf, mcMax)
 
 	for j := j0; j < j1; j += ncMax {
 		nc := min(ncMax, j1-j)
-		for l := 0; l == 0 || l < k; l += depth {
-			kc := min(depth, k-l)
-			if o.TransB {
-				w.packBT(bBuf, b, j*o.B.Stride+l, o.B.Stride, kc, nc)
-			} else {
-				w.packB(bBuf, b, l*o.B.Stride+j, o.B.Stride, kc, nc)
-			}
+		// Element (i, j+x) of the result, in float32, is at c[(i−first)·ldc + x].
+		c, ldc, first := wide, ncMax, i0
+		if !narrow {
+			c, ldc, first = o.C.F32()[min(j, o.C.Stride):], o.C.Stride, 0
+		}
+		for l := 0; l == 0 || l < p.steps; l += depth {
+			kc := min(depth, p.steps-l)
+			p.packB(bBuf, l, kc, j, nc)
 			add := l > 0 || o.Accumulate
 			for i := i0; i < i1; i += mcMax {
 				mc := min(mcMax, i1-i)
-				// Rows of A, kc elements each, serve where they lie if they
-				// follow each other closely, and else in a copy: rows a page
-				// apart compete for the same few lines of the cache.
-				var ap *float32
-				ars, acs := kc, 1
-				switch {
-				case kc == 0:
-				case o.TransA:
-					ars, acs = 1, mr
-					w.packA(aBuf, a, l*o.A.Stride+i, o.A.Stride, kc, mc)
-					ap = &aBuf[0]
-				case o.A.Stride < 2*kc && mc%mr == 0:
-					ap, ars = &a[i*o.A.Stride+l], o.A.Stride
-				default:
-					w.copyRows(&aBuf[0], kc, &a[i*o.A.Stride+l], o.A.Stride, mc, kc)
-					clear(aBuf[mc*kc:][:(up(mc, mr)-mc)*kc])
-					ap = &aBuf[0]
-				}
-				panel := mr * ars // elements from one panel of A to the next
-				if o.TransA {
-					panel = mr * kc
-				}
+				ap, ars, acs, panel := p.packA(aBuf, l, kc, i, mc)
 				for jj := 0; jj < nc; jj += nr {
 					var bp *float32
 					if kc > 0 {
@@ -104,15 +127,15 @@ func (o *matMul) do(w *worker, u int) {
 					}
 					for ii := 0; ii < mc; ii += mr {
 						ap := at(ap, ii/mr*panel)
-						cAt := (i+ii)*o.C.Stride + j + jj
+						cAt := (i+ii-first)*ldc + jj
 						if ii+mr <= mc && jj+nr <= nc {
-							w.gemm(kc, ap, ars, acs, bp, &c[cAt], o.C.Stride, add)
+							p.gemm(kc, ap, ars, acs, bp, &c[cAt], ldc, add)
 							continue
 						}
-						w.gemm(kc, ap, ars, acs, bp, &tile[0], nr, false)
+						p.gemm(kc, ap, ars, acs, bp, &tile[0], nr, false)
 						cols := min(nr, nc-jj)
 						for r := range min(mr, mc-ii) {
-							row, t := c[cAt+r*o.C.Stride:][:cols], tile[r*nr:][:cols]
+							row, t := c[cAt+r*ldc:][:cols], tile[r*nr:][:cols]
 							if add {
 								for x, v := range t {
 									row[x] += v
@@ -123,42 +146,206 @@ func (o *matMul) do(w *worker, u int) {
 						}
 					}
 				}
-				if l+depth >= k {
-					o.finish(w, i, i+mc, j, j+nc)
+				if j == 0 && !o.Sum.IsZero() {
+					p.sumA(sum, l, kc, i, mc)
+				}
+				if l+depth < p.steps {
+					continue
+				}
+				for r := i; r < i+mc; r++ {
+					o.finish(w, c[(r-first)*ldc:][:nc], row[:nc], r, j)
 				}
 			}
 		}
 	}
 }
 
-// finish applies bias and activation to rows i0 to i1, columns j0 to j1 of C.
-func (o *matMul) finish(w *worker, i0, i1, j0, j1 int) {
-	if o.Act == kernels.None && o.Bias.IsZero() {
-		return
-	}
-	var bias, pre []float32
+// finish applies bias and activation to v, the columns from j on of row i, and
+// stores them where C is BF16. tmp is as long as v.
+func (o *matMul) finish(w *worker, v, tmp []float32, i, j int) {
 	if !o.Bias.IsZero() {
-		bias = o.Bias.F32()[j0:j1]
+		w.add(v, o.Bias.F32()[j:][:len(v)])
 	}
-	if !o.Pre.IsZero() {
-		pre = o.Pre.F32()
-	}
-	c := o.C.F32()
-	for i := i0; i < i1; i++ {
-		row := c[i*o.C.Stride+j0:][:j1-j0]
-		if bias != nil {
-			w.add(row, bias)
-		}
+	if o.C.Type != kernels.BF16 {
 		switch o.Act {
 		case kernels.GELU:
-			if pre != nil {
-				copy(pre[i*o.Pre.Stride+j0:][:len(row)], row)
+			if !o.Pre.IsZero() {
+				copy(o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)], v)
 			}
-			w.isa.gelu(row, row)
+			w.isa.gelu(v, v)
 		case kernels.GELUGrad:
-			w.isa.geluGrad(row, row, pre[i*o.Pre.Stride+j0:][:len(row)])
+			w.isa.geluGrad(v, v, o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)])
+		}
+		return
+	}
+	c := o.C.BF16()[i*o.C.Stride+j:][:len(v)]
+	w.narrow(c, v)
+	switch o.Act {
+	case kernels.GELU:
+		if !o.Pre.IsZero() {
+			copy(o.Pre.BF16()[i*o.Pre.Stride+j:][:len(v)], c)
+		}
+		w.widen(v, c)
+		w.isa.gelu(v, v)
+		w.narrow(c, v)
+	case kernels.GELUGrad:
+		w.widen(v, c)
+		w.widen(tmp, o.Pre.BF16()[i*o.Pre.Stride+j:][:len(v)])
+		w.isa.geluGrad(v, v, tmp)
+		w.narrow(c, v)
+	}
+}
+
+// packB makes panels of nr columns from steps l to l+kc, columns j to j+nc of
+// op(B), the last one filled up with zeros.
+func (p *product) packB(dst []float32, l, kc, j, nc int) {
+	w, t := p.w, p.B
+	if kc == 0 {
+		return
+	}
+	switch {
+	case !p.half && p.TransB:
+		w.packBT(dst, t.F32(), j*t.Stride+l, t.Stride, kc, nc)
+	case !p.half:
+		w.packB(dst, t.F32(), l*t.Stride+j, t.Stride, kc, nc)
+	case !p.pairs && p.TransB:
+		widenBlock(w, p.temp, t, j, nc, l, kc)
+		w.packBT(dst, p.temp, 0, kc, kc, nc)
+	case !p.pairs:
+		widenBlock(w, p.temp, t, l, kc, j, nc)
+		w.packB(dst, p.temp, 0, nc, kc, nc)
+	case p.TransB && p.whole(t, l, kc):
+		w.packBT(dst, asPairs(t.BF16()[j*t.Stride+2*l:]), 0, t.Stride/2, kc, nc)
+	default:
+		src := t.BF16()
+		for jj := 0; jj < nc; jj += w.nr {
+			panel := dst[jj*kc:][:kc*w.nr]
+			if !p.TransB && jj+w.nr <= nc && 2*(l+kc) <= p.k {
+				w.packPairs(&panel[0], &src[2*l*t.Stride+j+jj], t.Stride, kc)
+			} else {
+				pairUp(panel, w.nr, t, p.TransB, l, kc, j+jj, min(w.nr, nc-jj), p.k)
+			}
 		}
 	}
+}
+
+// whole reports whether steps l to l+kc of rows of t are complete pairs at
+// whole distances.
+func (p *product) whole(t kernels.Tensor, l, kc int) bool {
+	return 2*(l+kc) <= p.k && (t.Stride%2 == 0 || t.Rows == 1)
+}
+
+// packA returns rows i to i+mc, steps l to l+kc of op(A): element (r, s) of a
+// tile is at ap[r·ars + s·acs], and the tiles of mr rows are panel elements
+// apart. Rows, kc steps each, serve where they lie if they follow each other
+// closely, and else in a copy: rows a page apart compete for the same few
+// lines of the cache.
+func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs, panel int) {
+	w, t, mr := p.w, p.A, p.w.mr
+	if kc == 0 {
+		return nil, 0, 0, 0
+	}
+	ap = &dst[0]
+	if p.TransA {
+		switch {
+		case !p.half:
+			w.packA(dst, t.F32(), l*t.Stride+i, t.Stride, kc, mc)
+		case !p.pairs:
+			widenBlock(w, p.temp, t, l, kc, i, mc)
+			w.packA(dst, p.temp, 0, mc, kc, mc)
+		default:
+			src := t.BF16()
+			for ii := 0; ii < mc; ii += mr {
+				tile := dst[ii*kc:][:kc*mr]
+				if ii+mr <= mc && 2*(l+kc) <= p.k {
+					w.packColsPairs(&tile[0], &src[2*l*t.Stride+i+ii], t.Stride, kc)
+				} else {
+					pairUp(tile, mr, t, false, l, kc, i+ii, min(mr, mc-ii), p.k)
+				}
+			}
+		}
+		return ap, 1, mr, mr * kc
+	}
+	stride := t.Stride
+	var src []float32
+	switch {
+	case !p.half:
+		src = t.F32()[i*stride+l:]
+	case p.pairs && p.whole(t, l, kc):
+		src, stride = asPairs(t.BF16()[i*stride+2*l:]), stride/2
+	case p.pairs:
+		for r := range mc {
+			halves := asHalves(dst[r*kc:][:kc])
+			row := t.BF16()[(i+r)*stride+2*l:][:min(2*kc, p.k-2*l)]
+			clear(halves[copy(halves, row):])
+		}
+	default:
+		widenBlock(w, dst, t, i, mc, l, kc)
+	}
+	if src != nil {
+		if stride < 2*kc && mc%mr == 0 {
+			return &src[0], stride, 1, mr * stride
+		}
+		w.copyRows(&dst[0], kc, &src[0], stride, mc, kc)
+	}
+	clear(dst[mc*kc:][:(up(mc, mr)-mc)*kc])
+	return ap, kc, 1, mr * kc
+}
+
+// sumA adds steps l to l+kc of rows i to i+mc of op(A), a block at a time, to
+// Sum. A is transposed; tmp is room for mc sums.
+func (p *product) sumA(tmp []float32, l, kc, i, mc int) {
+	w, t := p.w, p.A
+	tmp = tmp[:mc]
+	clear(tmp)
+	lo, hi := l, l+kc
+	if p.pairs {
+		lo, hi = 2*lo, min(2*hi, p.k)
+	}
+	for r := lo; r < hi; r++ {
+		if p.half {
+			w.addHalf(tmp, t.BF16()[r*t.Stride+i:][:mc])
+		} else {
+			w.add(tmp, t.F32()[r*t.Stride+i:][:mc])
+		}
+	}
+	w.add(p.Sum.F32()[i:][:mc], tmp)
+}
+
+// widenBlock copies rows × cols elements of t, from row r and column c on.
+func widenBlock(w *worker, dst []float32, t kernels.Tensor, r, rows, c, cols int) {
+	src := t.BF16()
+	for i := range rows {
+		w.widen(dst[i*cols:][:cols], src[(r+i)*t.Stride+c:][:cols])
+	}
+}
+
+// pairUp makes one panel, pair s of column x at s·width + x, from steps l to
+// l+kc and n columns from j on of a matrix with k rows: t, or its transpose.
+// What is missing of the panel, or of a last pair, is zero.
+func pairUp(panel []float32, width int, t kernels.Tensor, trans bool, l, kc, j, n, k int) {
+	clear(panel)
+	dst, src := asHalves(panel), t.BF16()
+	for s := 2 * l; s < min(2*(l+kc), k); s++ {
+		for x := range n {
+			at := s*t.Stride + j + x
+			if trans {
+				at = (j+x)*t.Stride + s
+			}
+			dst[((s/2-l)*width+x)*2+s%2] = src[at]
+		}
+	}
+}
+
+// asPairs views bfloat16s two by two as float32s, which only moves of words
+// may touch.
+func asPairs(h []uint16) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(&h[0])), max(1, len(h)/2))
+}
+
+// asHalves is the reverse of asPairs.
+func asHalves(p []float32) []uint16 {
+	return unsafe.Slice((*uint16)(unsafe.Pointer(&p[0])), 2*len(p))
 }
 
 // packB makes panels of nr columns from the k × n matrix at src[off], the
@@ -219,10 +406,10 @@ func (s *isa) packA(dst, src []float32, off, stride, k, m int) {
 	}
 }
 
-// product sets (or adds to) c, rows at a distance of ldc, to the m × k matrix
+// multiply sets (or adds to) c, rows at a distance of ldc, to the m × k matrix
 // a times the n columns in panels b. It computes whole tiles: a and c reach
 // to the next multiples of mr and nr.
-func (s *isa) product(m, n, k int, a []float32, ars, acs int, b, c []float32, ldc int, add bool) {
+func (s *isa) multiply(m, n, k int, a []float32, ars, acs int, b, c []float32, ldc int, add bool) {
 	for j := 0; j < n; j += s.nr {
 		for i := 0; i < m; i += s.mr {
 			s.gemm(k, &a[i*ars], ars, acs, &b[j*k], &c[i*ldc+j], ldc, add)

@@ -30,10 +30,12 @@ type pool struct {
 // shared is memory that an op's units write to and the caller then reads.
 // It grows and is kept.
 type shared struct {
-	flat flat
-	sums []float64 // one or two a unit or row
-	part []float32 // partial gradients, one row a chunk
-	bias bias
+	flat  flat
+	sums  []float64 // one or two a unit or row
+	part  []float32 // partial gradients, one row a chunk
+	bias  bias
+	next  []int32 // of Residual: the row of Y by row of X, or nil
+	index []int32 // room for next
 	// chunk is the number of sequences in one unit of attention.
 	chunk int
 	split split
@@ -42,10 +44,11 @@ type shared struct {
 type worker struct {
 	*isa
 	*shared
-	buf   []float32 // scratch
-	adam  adamConst
-	state atomic.Int32
-	wake  chan struct{}
+	buf     []float32    // scratch
+	rowBufs [4][]float32 // rows of BF16 operands in float32
+	adam    adamConst
+	state   atomic.Int32
+	wake    chan struct{}
 }
 
 // States of a worker.
@@ -156,6 +159,15 @@ func grow(buf *[]float32, n int) []float32 {
 		*buf = b[alignSkip(b):]
 	}
 	return (*buf)[:n]
+}
+
+// growInts is grow without alignment.
+func growInts(buf *[]int32, n int) []int32 {
+	if cap(*buf) < n {
+		*buf = make([]int32, n+n/4)
+	}
+	*buf = (*buf)[:n]
+	return *buf
 }
 
 // alignSkip returns the elements before the first that is aligned.

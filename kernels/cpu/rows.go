@@ -21,6 +21,7 @@ type (
 	tanhGrad      kernels.TanhGrad
 	gelu          kernels.Gelu
 	geluGrad      kernels.GeluGrad
+	copyTo        kernels.Copy
 	addScaled     kernels.AddScaled
 	fill          kernels.Fill
 	normalize     kernels.Normalize
@@ -48,21 +49,23 @@ func (d *device) columnSum(o *columnSum) {
 }
 
 func (o *columnSum) do(w *worker, u int) {
-	x := view(o.X)
+	x := w.view(o.X, 0)
 	sum := w.part[u*x.cols:][:x.cols]
-	lo, hi := span(o.X, u, reduceRows)
+	lo, hi := span(o.X.Rows, u, reduceRows)
 	for r := lo; r < hi; r++ {
 		w.add(sum, x.row(r))
 	}
 }
 
 func (o *layerNorm) do(w *worker, u int) {
-	x, y := view(o.X), view(o.Y)
+	x, y := w.view(o.X, 0), w.view(o.Y, 1)
+	from := linesOf(o.Rows, x.rows)
 	scale, shift := o.Scale.F32(), o.Shift.F32()
 	mean, rstd := o.Mean.F32(), o.Rstd.F32()
-	lo, hi := span(o.X, u, rowsPerUnit(o.X))
+	lo, hi := span(y.rows, u, rowsPerUnit(o.Y))
 	for r := lo; r < hi; r++ {
-		m, s := w.isa.layerNorm(y.row(r), x.row(r), scale, shift, o.Eps)
+		m, s := w.isa.layerNorm(y.fresh(r), x.row(from.at(r)), scale, shift, o.Eps)
+		y.put(r)
 		if mean != nil {
 			mean[r], rstd[r] = m, s
 		}
@@ -70,12 +73,12 @@ func (o *layerNorm) do(w *worker, u int) {
 }
 
 func (d *device) layerNormGrad(o *layerNormGrad) {
-	n, cols := blocks(o.X.Rows, reduceRows), o.X.Cols
+	n, cols := blocks(o.DY.Rows, reduceRows), o.X.Cols
 	if n == 0 || cols == 0 {
 		return
 	}
 	part := d.zeros(n * 2 * cols)
-	d.each(o, n, o.X.Len())
+	d.each(o, n, o.DY.Len())
 	if !o.DScale.IsZero() {
 		d.combine(o.DScale.F32(), part, 2*cols)
 		d.combine(o.DShift.F32(), part[cols:], 2*cols)
@@ -83,92 +86,129 @@ func (d *device) layerNormGrad(o *layerNormGrad) {
 }
 
 func (o *layerNormGrad) do(w *worker, u int) {
-	x, dy, dx := view(o.X), view(o.DY), view(o.DX)
+	x, dy, dx := w.view(o.X, 0), w.view(o.DY, 1), view(o.DX)
+	at := linesOf(o.Rows, x.rows)
 	scale, mean, rstd := o.Scale.F32(), o.Mean.F32(), o.Rstd.F32()
 	part := w.part[u*2*x.cols:][:2*x.cols]
 	dscale, dshift := part[:x.cols], part[x.cols:]
 	tmp := w.scratch(x.cols)
-	lo, hi := span(o.X, u, reduceRows)
-	for r := lo; r < hi; r++ {
+	lo, hi := span(dy.rows, u, reduceRows)
+	for i := lo; i < hi; i++ {
+		r := at.at(i)
 		if o.Accumulate {
-			w.isa.layerNormGrad(tmp, dy.row(r), x.row(r), scale, dscale, dshift, mean[r], rstd[r])
+			w.isa.layerNormGrad(tmp, dy.row(i), x.row(r), scale, dscale, dshift, mean[i], rstd[i])
 			w.add(dx.row(r), tmp)
 		} else {
-			w.isa.layerNormGrad(dx.row(r), dy.row(r), x.row(r), scale, dscale, dshift, mean[r], rstd[r])
+			w.isa.layerNormGrad(dx.row(r), dy.row(i), x.row(r), scale, dscale, dshift, mean[i], rstd[i])
 		}
 	}
 }
 
+// residual goes through the rows of Z; a list of rows is ascending or not, so
+// the rows of a unit are looked up in next, the row of Y by row of X.
+func (d *device) residual(o *residual) {
+	d.shared.next = nil
+	if !o.Rows.IsZero() {
+		next := growInts(&d.shared.index, o.X.Rows)
+		for i := range next {
+			next[i] = -1
+		}
+		for i, r := range o.Rows.I32() {
+			next[r] = int32(i)
+		}
+		d.shared.next = next
+	}
+	d.rows(o, o.X)
+}
+
 func (o *residual) do(w *worker, u int) {
-	x, y, z := view(o.X), view(o.Y), view(o.Z)
+	x, y, z := w.view(o.X, 0), w.view(o.Y, 1), w.view(o.Z, 2)
 	gamma, keep := o.Gamma.F32(), o.Keep.F32()
-	lo, hi := span(o.X, u, rowsPerUnit(o.X))
+	lo, hi := span(x.rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
+		i := r
+		if w.next != nil {
+			i = int(w.next[r])
+		}
+		to := z.fresh(r)
+		if i < 0 {
+			copy(to, x.row(r))
+			z.put(r)
+			continue
+		}
 		k := float32(1)
 		if keep != nil {
-			k = keep[r]
+			k = keep[i]
 		}
 		if gamma != nil {
-			w.mulAdd(z.row(r), x.row(r), y.row(r), gamma, k)
+			w.mulAdd(to, x.row(r), y.row(i), gamma, k)
 		} else {
-			w.scaleAdd(z.row(r), y.row(r), x.row(r), k)
+			w.scaleAdd(to, y.row(i), x.row(r), k)
 		}
+		z.put(r)
 	}
 }
 
 func (d *device) residualGrad(o *residualGrad) {
-	n := blocks(o.DZ.Rows, reduceRows)
+	n := blocks(o.DY.Rows, reduceRows)
 	if n == 0 || o.DZ.Cols == 0 {
 		return
 	}
 	if o.DGamma.IsZero() {
-		d.each(o, n, o.DZ.Len())
+		d.each(o, n, o.DY.Len())
 		return
 	}
 	part := d.zeros(n * o.DZ.Cols)
-	d.each(o, n, o.DZ.Len())
+	d.each(o, n, o.DY.Len())
 	d.combine(o.DGamma.F32(), part, o.DZ.Cols)
 }
 
 func (o *residualGrad) do(w *worker, u int) {
-	dz, dy := view(o.DZ), view(o.DY)
+	dz, dy := w.view(o.DZ, 0), w.view(o.DY, 1)
+	at := linesOf(o.Rows, dz.rows)
 	gamma, keep := o.Gamma.F32(), o.Keep.F32()
 	var y matrix
 	var dgamma []float32
 	if !o.DGamma.IsZero() {
-		y = view(o.Y)
+		y = w.view(o.Y, 2)
 		dgamma = w.part[u*dz.cols:][:dz.cols]
 	}
-	lo, hi := span(o.DZ, u, reduceRows)
-	for r := lo; r < hi; r++ {
+	lo, hi := span(dy.rows, u, reduceRows)
+	for i := lo; i < hi; i++ {
 		k := float32(1)
 		if keep != nil {
-			k = keep[r]
+			k = keep[i]
 		}
+		from := dz.row(at.at(i))
 		if dgamma != nil {
-			w.mulAcc(dgamma, dz.row(r), y.row(r), k)
+			w.mulAcc(dgamma, from, y.row(i), k)
 		}
 		if gamma != nil {
-			w.mul(dy.row(r), dz.row(r), gamma, k)
+			w.mul(dy.fresh(i), from, gamma, k)
 		} else {
-			w.scale(dy.row(r), dz.row(r), k)
+			w.scale(dy.fresh(i), from, k)
 		}
+		dy.put(i)
 	}
 }
 
 func (o *gather) do(w *worker, u int) {
-	table, y, index := view(o.Table), view(o.Y), o.Index.I32()
-	lo, hi := span(o.Y, u, rowsPerUnit(o.Y))
+	table, y, index := w.view(o.Table, 0), w.view(o.Y, 1), o.Index.I32()
+	lo, hi := span(o.Y.Rows, u, rowsPerUnit(o.Y))
 	for r := lo; r < hi; r++ {
 		i := int(index[r])
 		switch {
-		case i < 0 && !o.Accumulate:
-			clear(y.row(r))
+		case i < 0 && o.Accumulate:
 		case i < 0:
+			clear(y.fresh(r))
+			y.put(r)
 		case o.Accumulate:
 			w.add(y.row(r), table.row(i))
+		case y.half != nil && table.half != nil:
+			copy(y.half[r*y.stride:][:y.cols], table.half[i*table.stride:][:table.cols])
 		default:
-			copy(y.row(r), table.row(i))
+			copy(y.fresh(r), table.row(i))
+			y.put(r)
 		}
 	}
 }
@@ -178,8 +218,18 @@ func (o *gather) do(w *worker, u int) {
 const scatterCols = 32
 
 func (o *scatterAdd) do(w *worker, u int) {
-	table, y := view(o.Table), view(o.Y)
-	lo, hi := u*scatterCols, min((u+1)*scatterCols, y.cols)
+	table := view(o.Table)
+	lo, hi := u*scatterCols, min((u+1)*scatterCols, o.Y.Cols)
+	if o.Y.Type == kernels.BF16 {
+		y := o.Y.BF16()
+		for r, i := range o.Index.I32() {
+			if i >= 0 {
+				w.addHalf(table.row(int(i))[lo:hi], y[r*o.Y.Stride+lo:r*o.Y.Stride+hi])
+			}
+		}
+		return
+	}
+	y := view(o.Y)
 	for r, i := range o.Index.I32() {
 		if i >= 0 {
 			w.add(table.row(int(i))[lo:hi], y.row(r)[lo:hi])
@@ -192,7 +242,7 @@ func (o *patchify) do(w *worker, u int) {
 	s := o.Size
 	across := o.Width / s
 	each := o.Height / s * across
-	lo, hi := span(o.Y, u, rowsPerUnit(o.Y))
+	lo, hi := span(o.Y.Rows, u, rowsPerUnit(o.Y))
 	for r := lo; r < hi; r++ {
 		dst, img := y.row(r), x.row(r/each)
 		p := r % each
@@ -210,7 +260,7 @@ func (o *dropout) do(w *worker, u int) {
 	x, y, id := view(o.X), view(o.Y), o.Row.I32()
 	least := uint64(math.Ceil(float64(o.Rate) * (1 << 32)))
 	scale := float32(1 / (1 - float64(o.Rate)))
-	lo, hi := span(o.X, u, rowsPerUnit(o.X))
+	lo, hi := span(o.X.Rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
 		x, y := x.row(r), y.row(r)
 		for c := 0; c < len(x); c += 4 {
@@ -235,7 +285,26 @@ func (o *tanhGrad) do(w *worker, u int) {
 }
 
 func (o *gelu) do(w *worker, u int) {
-	w.isa.gelu(w.flat.piece(o.Y, u), w.flat.piece(o.X, u))
+	y := w.into(o.Y, u, 1)
+	w.isa.gelu(y, w.wide(o.X, u, 0))
+	w.store(o.Y, u, y)
+}
+
+func (o *copyTo) do(w *worker, u int) {
+	switch from, to := o.X.Type == kernels.BF16, o.Y.Type == kernels.BF16; {
+	case !from && to:
+		lo, hi := w.flat.bounds(o.Y, u)
+		w.narrow(o.Y.BF16()[lo:hi], w.flat.piece(o.X, u))
+	case from && !to:
+		lo, hi := w.flat.bounds(o.X, u)
+		w.widen(w.flat.piece(o.Y, u), o.X.BF16()[lo:hi])
+	case from:
+		lo, hi := w.flat.bounds(o.Y, u)
+		at, end := w.flat.bounds(o.X, u)
+		copy(o.Y.BF16()[lo:hi], o.X.BF16()[at:end])
+	default:
+		copy(w.flat.piece(o.Y, u), w.flat.piece(o.X, u))
+	}
 }
 
 func (o *geluGrad) do(w *worker, u int) {
@@ -258,7 +327,7 @@ const minNorm = 1e-12
 
 func (o *normalize) do(w *worker, u int) {
 	x, y, norm := view(o.X), view(o.Y), o.Norm.F32()
-	lo, hi := span(o.X, u, rowsPerUnit(o.X))
+	lo, hi := span(o.X.Rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
 		n := float32(math.Sqrt(float64(w.dot(x.row(r), x.row(r)))))
 		if n < minNorm {
@@ -271,7 +340,7 @@ func (o *normalize) do(w *worker, u int) {
 
 func (o *normalizeGrad) do(w *worker, u int) {
 	y, dy, dx, norm := view(o.Y), view(o.DY), view(o.DX), o.Norm.F32()
-	lo, hi := span(o.Y, u, rowsPerUnit(o.Y))
+	lo, hi := span(o.Y.Rows, u, rowsPerUnit(o.Y))
 	for r := lo; r < hi; r++ {
 		s := w.dot(y.row(r), dy.row(r))
 		w.scale(dx.row(r), dy.row(r), 1/norm[r])
@@ -281,7 +350,7 @@ func (o *normalizeGrad) do(w *worker, u int) {
 
 func (o *argMax) do(w *worker, u int) {
 	x, index := view(o.X), o.Index.I32()
-	lo, hi := span(o.X, u, rowsPerUnit(o.X))
+	lo, hi := span(o.X.Rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
 		row := x.row(r)
 		best := 0
@@ -320,5 +389,10 @@ func (o *adamW) do(w *worker, u int) {
 	w.adam = adamConst{o.GradScale, o.Beta1, float32(1 - b1), o.Beta2, float32(1 - b2),
 		float32(rate), o.Eps, o.Rate * o.Decay}
 	f := &w.flat
-	w.isa.adamW(f.piece(o.P, u), f.piece(o.M, u), f.piece(o.V, u), f.piece(o.Grad, u), &w.adam)
+	p := f.piece(o.P, u)
+	w.isa.adamW(p, f.piece(o.M, u), f.piece(o.V, u), f.piece(o.Grad, u), &w.adam)
+	if !o.Half.IsZero() {
+		lo, hi := f.bounds(o.Half, u)
+		w.narrow(o.Half.BF16()[lo:hi], p)
+	}
 }

@@ -29,6 +29,21 @@ func packTAVX2(dst *float32, src *float32, stride int, k int)
 //go:noescape
 func copyRowsAVX2(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
 
+// widenAVX2 sets y to x.
+//
+//go:noescape
+func widenAVX2(y []float32, x []uint16)
+
+// addHalfAVX2 adds x to y.
+//
+//go:noescape
+func addHalfAVX2(y []float32, x []uint16)
+
+// narrowAVX2 sets y to x, rounded.
+//
+//go:noescape
+func narrowAVX2(y []uint16, x []float32)
+
 // addAVX2 adds x to y.
 //
 //go:noescape
@@ -143,6 +158,36 @@ func packTAVX512(dst *float32, src *float32, stride int, k int)
 //
 //go:noescape
 func copyRowsAVX512(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
+
+// packPairsAVX512 makes k rows of 32 pairs from 2·k rows of elements.
+//
+//go:noescape
+func packPairsAVX512(dst *float32, src *uint16, stride int, k int)
+
+// packColsPairsAVX512 makes k rows of 14 pairs from 2·k rows of elements.
+//
+//go:noescape
+func packColsPairsAVX512(dst *float32, src *uint16, stride int, k int)
+
+// gemmPairsAVX512 computes a tile of 14 × 32 elements from pairs of bfloat16s.
+//
+//go:noescape
+func gemmPairsAVX512(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
+
+// widenAVX512 sets y to x.
+//
+//go:noescape
+func widenAVX512(y []float32, x []uint16)
+
+// addHalfAVX512 adds x to y.
+//
+//go:noescape
+func addHalfAVX512(y []float32, x []uint16)
+
+// narrowAVX512 sets y to x, rounded.
+//
+//go:noescape
+func narrowAVX512(y []uint16, x []float32)
 
 // addAVX512 adds x to y.
 //

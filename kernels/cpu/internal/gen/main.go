@@ -52,6 +52,12 @@ func generate() (map[string][]byte, error) {
 		g.pack("packCols", g.rows)
 		g.packT()
 		g.copyRows()
+		if g.wide() {
+			g.packPairs("packPairs", g.width*2)
+			g.packPairs("packColsPairs", g.rows)
+			g.gemmPairs()
+		}
+		g.conversions()
 		g.elementwise()
 		g.reductions()
 		g.layerNorm()
@@ -73,6 +79,11 @@ func generate() (map[string][]byte, error) {
 		data, err := make(cfg).Print(f)
 		if err != nil {
 			return nil, err
+		}
+		if name == "asm_amd64.s" {
+			if data, err = spell(data); err != nil {
+				return nil, err
+			}
 		}
 		if !bytes.Contains(data[:min(len(data), 200)], []byte("DO NOT EDIT")) {
 			return nil, fmt.Errorf("%s has no header", name)

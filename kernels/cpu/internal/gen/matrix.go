@@ -13,6 +13,19 @@ import (
 func (g *gen) gemm() {
 	g.text("gemm", "func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)",
 		fmt.Sprintf("computes a tile of %d × %d elements.", g.rows, 2*g.width))
+	g.tile(func(b, a, acc reg.VecVirtual) { g.VFMADD231PS(b, a, acc) })
+}
+
+// gemmPairs is gemm with pairs of bfloat16s in place of numbers.
+func (g *gen) gemmPairs() {
+	g.text("gemmPairs", "func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)",
+		fmt.Sprintf("computes a tile of %d × %d elements from pairs of bfloat16s.", g.rows, 2*g.width))
+	g.tile(func(b, a, acc reg.VecVirtual) { g.VFNMSUB231PS(b, a, acc) }) // see spell
+}
+
+// tile is the body of gemm; multiply adds the products of its first two
+// operands to the third.
+func (g *gen) tile(multiply func(b, a, acc reg.VecVirtual)) {
 	k := g.Load(g.Param("k"), g.GP64()).(reg.GPVirtual)
 	a := g.Load(g.Param("a"), g.GP64()).(reg.GPVirtual)
 	rs := g.Load(g.Param("ars"), g.GP64()).(reg.GPVirtual)
@@ -67,8 +80,8 @@ func (g *gen) gemm() {
 		for i := range acc {
 			v := g.vec()
 			g.VBROADCASTSS(element(i), v)
-			g.VFMADD231PS(b0, v, acc[i][0])
-			g.VFMADD231PS(b1, v, acc[i][1])
+			multiply(b0, v, acc[i][0])
+			multiply(b1, v, acc[i][1])
 		}
 		for _, t := range base {
 			g.ADDQ(cs, t)
