@@ -148,7 +148,7 @@ func (m *Model) Encode(s *engine.Step, p *Phase, pixels kernels.Tensor, need []i
 			read = top
 		}
 		pass := m.pass(s, &d, read)
-		if i == 0 {
+		if i == 0 && !expand.IsZero() {
 			pass.Base, pass.Attention.Expand = expand, expand
 		}
 		var err error
