@@ -15,6 +15,7 @@ type Finder struct {
 	Found string
 
 	buf  []float32
+	half []uint16
 	list []kernels.Operand
 }
 
@@ -26,16 +27,11 @@ func (f *Finder) Run(op kernels.Op) {
 	}
 	f.list = op.Operands(f.list[:0])
 	for _, o := range f.list {
-		if o.Role == kernels.In || o.Type != kernels.F32 {
+		if o.Role == kernels.In || o.Type == kernels.I32 {
 			continue
 		}
 		for r := range o.Rows {
-			if cap(f.buf) < o.Cols {
-				f.buf = make([]float32, o.Cols)
-			}
-			row := f.buf[:o.Cols]
-			f.Device.Read(row, o.Tensor.Slice(r, r+1))
-			for c, v := range row {
+			for c, v := range f.row(o.Tensor.Slice(r, r+1)) {
 				if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
 					f.Found = fmt.Sprintf("%s wrote %v into %s %v at row %d, column %d", op.Name(), v, o.Name, o.Tensor, r, c)
 					return
@@ -43,4 +39,21 @@ func (f *Finder) Run(op kernels.Op) {
 			}
 		}
 	}
+}
+
+// row reads a row of F32 or BF16.
+func (f *Finder) row(t kernels.Tensor) []float32 {
+	if cap(f.buf) < t.Cols {
+		f.buf, f.half = make([]float32, t.Cols), make([]uint16, t.Cols)
+	}
+	row, half := f.buf[:t.Cols], f.half[:t.Cols]
+	if t.Type == kernels.F32 {
+		f.Device.Read(row, t)
+		return row
+	}
+	f.Device.Read(half, t)
+	for i, h := range half {
+		row[i] = kernels.FromBF16(h)
+	}
+	return row
 }

@@ -55,6 +55,11 @@ func Run[T any, P interface {
 	s.Dev.Run(slot)
 }
 
+// Tensor returns an uninitialised rows × cols activation of type t.
+func (s *Step) Tensor(t kernels.DType, rows, cols int) kernels.Tensor {
+	return s.Arena.Tensor(t, rows, cols)
+}
+
 // Floats returns an uninitialised rows × cols activation.
 func (s *Step) Floats(rows, cols int) kernels.Tensor { return s.Arena.Tensor(kernels.F32, rows, cols) }
 

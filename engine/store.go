@@ -15,6 +15,7 @@ type Param struct {
 	Shape []int
 
 	Value, Grad kernels.Tensor // valid after Store.Build
+	Half        kernels.Tensor // Value in bfloat16, in a store that computes in it
 
 	Decay  bool    // weight decay applies
 	LRMult float32 // multiplies the learning rate
@@ -55,15 +56,30 @@ func (p *Param) Tensor() kernels.Tensor {
 	return p.Value
 }
 
+// As returns p's value in the type of the activations that it is multiplied
+// with.
+func (p *Param) As(t kernels.DType) kernels.Tensor {
+	if t == kernels.BF16 {
+		return p.Half
+	}
+	return p.Value
+}
+
 // Store keeps all parameters of a model, their gradients and the optimiser's
 // moments in four flat arrays.
 type Store struct {
+	// Compute is the type that products read weights in. With BF16, set before
+	// Build, a fifth array holds the values rounded to it; Set and the
+	// optimiser keep it in step. Values, gradients and moments are F32 always.
+	Compute kernels.DType
+
 	dev    kernels.Device
 	params []*Param
 	byName map[string]*Param
 	total  int
 
 	Value, Grad, M, V kernels.Tensor // [1, total]
+	Half              kernels.Tensor // BF16 [1, total], absent without Compute BF16
 }
 
 // NewStore returns an empty store.
@@ -75,7 +91,7 @@ func (st *Store) Add(name string, shape ...int) *Param {
 		panic("engine: parameter " + name + " declared twice")
 	}
 	p := &Param{Name: name, Shape: shape, Decay: true, LRMult: 1, offset: st.total}
-	st.total += (p.Len() + 15) / 16 * 16
+	st.total += (p.Len() + 31) / 32 * 32 // views are aligned in both types
 	st.params = append(st.params, p)
 	st.byName[name] = p
 	return p
@@ -89,15 +105,25 @@ func (st *Store) Build(dev kernels.Device, train bool) error {
 	if train {
 		flat = append(flat, &st.Grad, &st.M, &st.V)
 	}
+	if st.Compute == kernels.BF16 {
+		flat = append(flat, &st.Half)
+	}
 	for _, t := range flat {
-		m, err := dev.Alloc(max(st.total, 1) * 4)
+		typ := kernels.F32
+		if t == &st.Half {
+			typ = kernels.BF16
+		}
+		m, err := dev.Alloc(max(st.total, 1) * typ.Size())
 		if err != nil {
 			return fmt.Errorf("engine: %d parameters: %w", st.total, err)
 		}
-		*t = kernels.Matrix(m, 0, kernels.F32, 1, st.total)
+		*t = kernels.Matrix(m, 0, typ, 1, st.total)
 	}
 	for _, p := range st.params {
 		p.Value = st.view(st.Value, p)
+		if !st.Half.IsZero() {
+			p.Half = st.view(st.Half, p)
+		}
 		if train {
 			p.Grad = st.view(st.Grad, p)
 		}
@@ -114,7 +140,7 @@ func (st *Store) view(flat kernels.Tensor, p *Param) kernels.Tensor {
 	if rows > 0 {
 		cols /= rows
 	}
-	return kernels.Matrix(flat.Mem, p.offset*4, kernels.F32, rows, cols)
+	return kernels.Matrix(flat.Mem, p.offset*flat.Type.Size(), flat.Type, rows, cols)
 }
 
 // Params returns the parameters in the order of their declaration.
@@ -134,7 +160,7 @@ func (st *Store) Len() int {
 
 // Close gives the memory back to the device.
 func (st *Store) Close() {
-	for _, t := range []*kernels.Tensor{&st.Value, &st.Grad, &st.M, &st.V} {
+	for _, t := range []*kernels.Tensor{&st.Value, &st.Grad, &st.M, &st.V, &st.Half} {
 		if !t.IsZero() {
 			st.dev.Free(t.Mem)
 			*t = kernels.Tensor{}
@@ -143,7 +169,12 @@ func (st *Store) Close() {
 }
 
 // Set writes the values of p.
-func (st *Store) Set(p *Param, v []float32) { st.dev.Write(p.Value, v) }
+func (st *Store) Set(p *Param, v []float32) {
+	st.dev.Write(p.Value, v)
+	if !p.Half.IsZero() {
+		st.dev.Run(&kernels.Copy{X: p.Value, Y: p.Half})
+	}
+}
 
 // Get reads the values of p.
 func (st *Store) Get(p *Param) []float32 {
@@ -232,6 +263,9 @@ func (o *Optimizer) Update(st *Store, lr float32) (norm float64, err error) {
 			P: flatten(p.Value), Grad: flatten(p.Grad), M: flatten(st.view(st.M, p)), V: flatten(st.view(st.V, p)),
 			Rate: lr * p.LRMult, Decay: decay, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps,
 			GradScale: scale, Step: p.Steps,
+		}
+		if !p.Half.IsZero() {
+			o.op.Half = flatten(p.Half)
 		}
 		st.dev.Run(&o.op)
 	}

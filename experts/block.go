@@ -5,6 +5,7 @@
 package experts
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -70,6 +71,11 @@ type Config struct {
 	Eps                float32
 	Experts            []Modality
 	Names              Names
+	// Compute is the type of what lies between the reads of the hidden state:
+	// norms, Q, K and V, attention, feed-forward network, and the gradients of
+	// all of these. The hidden state and its gradient, statistics and
+	// parameters are F32 always.
+	Compute kernels.DType
 }
 
 // Block is one MoME block (SPEC §2):
@@ -112,166 +118,391 @@ func NewBlock(st *engine.Store, prefix string, c Config) *Block {
 	return b
 }
 
-// Pass is what a block needs to know of the rows it is given.
+// Pass says which rows a block treats and how. Its lists of rows are I32
+// [1, n], ascending and without repeats unless they say otherwise; one that is
+// absent names all rows.
 type Pass struct {
-	Sequences    []kernels.Sequence
-	Route        []Span // covers every row that is kept
-	Window, Text int    // of the relative position bias
-	// KeepAttention and KeepFFN are the drop path factors of every row,
-	// [1, rows]; absent: all ones.
-	KeepAttention, KeepFFN kernels.Tensor
-	// Rows, where present, names the rows (I32 [1, n], ascending) that
-	// anything reads after this block: the rest is not computed past the
-	// attention. Route and both factors are then about the kept rows.
-	Rows kernels.Tensor
+	Window, Text int // of the relative position bias
+	// Base names the row of the input that each row of the result goes on
+	// from, in any order, with repeats. The other lists of the result's rows
+	// count in its order.
+	Base      kernels.Tensor
+	Attention AttentionRows
+	FFN       FFNRows
+	// Recompute keeps no norms and no activations of experts for the backward
+	// pass: it computes them again.
+	Recompute bool
 }
 
+// AttentionRows are the rows of a block's attention. Samples whose path is
+// dropped have none.
+type AttentionRows struct {
+	In kernels.Tensor // of the input: those that are normalised and projected to Q, K and V
+	// Expand names the projected row of each row that attends, in any order,
+	// with repeats. It excludes Queries.
+	Expand    kernels.Tensor
+	Sequences []kernels.Sequence // of the rows that attend
+	Queries   kernels.Tensor     // of the rows that attend: those that have a result
+	Out       kernels.Tensor     // of the block's result: those that the attention's is added to
+	Keep      kernels.Tensor     // [1, queries]: their drop path factors; absent: ones
+}
+
+// FFNRows are the rows of a block's feed-forward networks.
+type FFNRows struct {
+	Rows kernels.Tensor // of the block's result
+	// Route covers them in order. An empty span names an expert whose rows are
+	// all dropped, or read by nobody: its gradient is zero, but it has one.
+	Route []Span
+	Keep  kernels.Tensor // [1, rows]: their drop path factors; absent: ones
+}
+
+// count returns how many of n rows the list names.
+func count(list kernels.Tensor, n int) int {
+	if list.IsZero() {
+		return n
+	}
+	return list.Cols
+}
+
+// among returns the operands that name rows lo to hi of those that list names
+// in x.
+func among(x, list kernels.Tensor, lo, hi int) (kernels.Tensor, kernels.Tensor) {
+	if list.IsZero() {
+		return x.Slice(lo, hi), list
+	}
+	return x, list.Columns(lo, hi)
+}
+
+// blockRecord is what the backward pass of a block reads.
 type blockRecord struct {
-	b    *Block
-	p    Pass
-	x, z layers.Node
-
-	norm1        layers.Statistics
-	h1, qkv, lse kernels.Tensor
-	attn         kernels.Tensor // all rows
-	kept, proj   kernels.Tensor // kept rows of attn and their projection
-	x2           kernels.Tensor
-	norm2        layers.Statistics
-	h2, pre, act kernels.Tensor
-	ffn          kernels.Tensor
+	b     *Block
+	p     Pass
+	x, z  layers.Node
+	x2    kernels.Tensor // the hidden state between attention and experts; z's gradient becomes its
+	norm1 layers.Statistics
+	h1    kernels.Tensor // as h2 and act absent with Recompute
+	qkv   packed
+	attn  kernels.Tensor
+	lse   kernels.Tensor
+	proj  kernels.Tensor
+	norm2 layers.Statistics
+	h2    kernels.Tensor
+	pre   kernels.Tensor
+	act   kernels.Tensor
+	ffn   kernels.Tensor
 }
 
-// Forward runs the block and returns the new hidden state, of the kept rows.
+// Forward runs the block and returns the new hidden state. Outside training it
+// keeps nothing and, without Base, writes the result over the input.
 func (b *Block) Forward(s *engine.Step, x layers.Node, p Pass) (layers.Node, error) {
-	n, d := x.X.Rows, b.Dim
 	r := blockRecord{b: b, p: p, x: x}
-	r.norm1 = layers.NewStatistics(s, n)
-	r.h1 = s.Floats(n, d)
-	b.Norm1.Forward(s, x.X, r.h1, r.norm1)
+	if err := r.check(); err != nil {
+		return layers.Node{}, err
+	}
+	r.attend(s)
+	r.feed(s)
+	z := r.z
+	engine.Push(s, r)
+	return z, nil
+}
+
+// check wants the route to cover the rows of the feed-forward networks.
+func (r *blockRecord) check() error {
+	if !r.p.Attention.Expand.IsZero() && !r.p.Attention.Queries.IsZero() {
+		return errors.New("experts: a pass with both Expand and Queries")
+	}
+	row, n := 0, count(r.p.FFN.Rows, count(r.p.Base, r.x.X.Rows))
+	for _, sp := range r.p.FFN.Route {
+		if r.b.Experts[sp.Expert] == nil {
+			return fmt.Errorf("experts: rows [%d, %d) are routed to an expert %q that this block does not have", sp.Lo, sp.Hi, sp.Expert)
+		}
+		if sp.Lo != row || sp.Hi < sp.Lo {
+			return fmt.Errorf("experts: the route leaves a gap or overlap before rows [%d, %d)", sp.Lo, sp.Hi)
+		}
+		row = sp.Hi
+	}
+	if row != n {
+		return fmt.Errorf("experts: the route covers %d of %d rows", row, n)
+	}
+	return nil
+}
+
+// free gives back what nothing reads again: outside training all memory taken
+// since all; with Recompute the scratch, that taken since scratch.
+func (r *blockRecord) free(s *engine.Step, all, scratch engine.Mark) {
+	switch {
+	case !s.Train:
+		s.Arena.Release(all)
+	case r.p.Recompute:
+		s.Arena.Release(scratch)
+		r.h1, r.h2, r.act = kernels.Tensor{}, kernels.Tensor{}, kernels.Tensor{}
+	}
+}
+
+// attend computes x2, the first half of the block.
+func (r *blockRecord) attend(s *engine.Step) {
+	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
+	from := r.x.X // what the attention's result is added to
+	if !r.p.Base.IsZero() {
+		from = s.Floats(r.p.Base.Cols, d)
+		engine.Run(s, kernels.Gather{Table: r.x.X, Index: r.p.Base, Y: from})
+	}
+	r.x2 = from
+	projected := count(p.In, r.x.X.Rows)
+	attending := count(p.Expand, projected)
+	queried := count(p.Queries, attending)
+	if queried == 0 {
+		return
+	}
+	if s.Train && r.p.Base.IsZero() {
+		r.x2 = s.Floats(from.Rows, d)
+	}
+
+	all := s.Arena.Mark()
+	r.norm1 = layers.NewStatistics(s, projected)
+	r.qkv = newPacked(s, t, attending, queried, d)
+	r.attn, r.proj = s.Tensor(t, queried, d), s.Tensor(t, queried, d)
+	r.lse = s.Floats(queried, b.Heads)
+	scratch := s.Arena.Mark()
+	r.h1 = s.Tensor(t, projected, d)
+	b.Norm1.Forward(s, r.x.X, p.In, r.h1, r.norm1)
 
 	// The key has no bias: query and value bias stand in one vector with
 	// zeros between, so that the three projections are one product.
 	bias := s.Zeros(1, 3*d)
 	engine.Run(s, kernels.AddScaled{X: b.QBias.Value, Y: bias.Columns(0, d), Alpha: 1})
 	engine.Run(s, kernels.AddScaled{X: b.VBias.Value, Y: bias.Columns(2*d, 3*d), Alpha: 1})
-	r.qkv = s.Floats(n, 3*d)
-	engine.Run(s, kernels.MatMul{A: r.h1, B: b.QKV.Value, TransB: true, C: r.qkv, Bias: bias})
-
-	r.attn = s.Floats(n, d)
-	r.lse = s.Floats(n, b.Heads)
-	engine.Run(s, kernels.Attention{Q: r.qkv.Columns(0, d), K: r.qkv.Columns(d, 2*d), V: r.qkv.Columns(2*d, 3*d),
-		Heads: b.Heads, Scale: b.scale(), Sequences: p.Sequences,
-		Bias: b.bias(p), Out: r.attn, LSE: r.lse})
-
-	in, keep := x.X, p.KeepAttention
-	r.kept = r.attn
-	m := n
-	if !p.Rows.IsZero() {
-		m = p.Rows.Cols
-		r.kept, in = s.Floats(m, d), s.Floats(m, d)
-		engine.Run(s, kernels.Gather{Table: r.attn, Index: p.Rows, Y: r.kept})
-		engine.Run(s, kernels.Gather{Table: x.X, Index: p.Rows, Y: in})
+	to := r.qkv
+	if !p.Expand.IsZero() {
+		to = newPacked(s, t, projected, projected, d)
 	}
-	r.proj = s.Floats(m, d)
-	b.Proj.Forward(s, r.kept, r.proj, kernels.None, kernels.Tensor{})
-	r.x2 = s.Floats(m, d)
-	engine.Run(s, kernels.Residual{X: in, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: keep, Z: r.x2})
+	for _, q := range to.products(r.h1, r.queriedRows(s, r.h1)) {
+		engine.Run(s, kernels.MatMul{A: q.h, B: b.QKV.As(t).Slice(q.lo, q.hi), TransB: true, C: q.y, Bias: bias.Columns(q.lo, q.hi)})
+	}
+	if !p.Expand.IsZero() {
+		engine.Run(s, kernels.Gather{Table: to.all, Index: p.Expand, Y: r.qkv.all})
+	}
+	engine.Run(s, kernels.Attention{Q: r.qkv.q, K: r.qkv.k, V: r.qkv.v, Queries: p.Queries, Heads: b.Heads, Scale: b.scale(),
+		Sequences: p.Sequences, Bias: b.bias(&r.p), Out: r.attn, LSE: r.lse})
+	b.Proj.Forward(s, r.attn, r.proj, kernels.None, kernels.Tensor{})
+	engine.Run(s, kernels.Residual{X: from, Rows: p.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: p.Keep, Z: r.x2})
+	r.free(s, all, scratch)
+}
 
-	r.norm2 = layers.NewStatistics(s, m)
-	r.h2, r.ffn = s.Floats(m, d), s.Floats(m, d)
-	r.act = s.Floats(m, b.Hidden)
+// queriedRows returns those rows of h that are queried.
+func (r *blockRecord) queriedRows(s *engine.Step, h kernels.Tensor) kernels.Tensor {
+	list := r.p.Attention.Queries
+	if list.IsZero() {
+		return h
+	}
+	q := s.Tensor(h.Type, list.Cols, h.Cols)
+	engine.Run(s, kernels.Gather{Table: h, Index: list, Y: q})
+	return q
+}
+
+// packed holds Q, K and V, which are columns of one tensor, all, unless Q has
+// fewer rows than K and V; then kv is one.
+type packed struct{ all, q, kv, k, v kernels.Tensor }
+
+// newPacked returns room for Q of queries and K and V of rows rows.
+func newPacked(s *engine.Step, t kernels.DType, rows, queries, d int) (p packed) {
+	if queries == rows {
+		p.all = s.Tensor(t, rows, 3*d)
+		p.q, p.kv = p.all.Columns(0, d), p.all.Columns(d, 3*d)
+	} else {
+		p.q, p.kv = s.Tensor(t, queries, d), s.Tensor(t, rows, 2*d)
+	}
+	p.k, p.v = p.kv.Columns(0, d), p.kv.Columns(d, 2*d)
+	return p
+}
+
+// product is the product of the rows h with rows lo to hi of the QKV weight.
+type product struct {
+	h, y   kernels.Tensor
+	lo, hi int
+}
+
+// products lists those that make p from the rows h, of which the rows q are
+// queried.
+func (p *packed) products(h, q kernels.Tensor) []product {
+	if !p.all.IsZero() {
+		return []product{{h, p.all, 0, p.all.Cols}}
+	}
+	d := p.q.Cols
+	return []product{{q, p.q, 0, d}, {h, p.kv, d, 3 * d}}
+}
+
+// feed computes z, the second half of the block.
+func (r *blockRecord) feed(s *engine.Step) {
+	b, p, d, t := r.b, &r.p.FFN, r.b.Dim, r.b.Compute
+	r.z.X = r.x2
+	// The gradient of the hidden state flows through in place.
+	if r.z.G = r.x.G; s.Train && !r.p.Base.IsZero() {
+		r.z.G = s.Floats(r.x2.Rows, d)
+	}
+	n := count(p.Rows, r.x2.Rows)
+	if n == 0 {
+		return
+	}
 	if s.Train {
-		r.pre = s.Floats(m, b.Hidden)
+		r.z.X = s.Floats(r.x2.Rows, d)
 	}
-	r.z = layers.NewNode(s, m, d)
-	if !x.G.IsZero() && p.Rows.IsZero() {
-		r.z.G = x.G // the residual stream's gradient flows through in place
+
+	all := s.Arena.Mark()
+	if s.Train {
+		r.pre = s.Tensor(t, n, b.Hidden)
 	}
-	row := 0
+	r.norm2 = layers.NewStatistics(s, n)
+	r.ffn = s.Tensor(t, n, d)
+	scratch := s.Arena.Mark()
+	r.h2, r.act = s.Tensor(t, n, d), s.Tensor(t, n, b.Hidden)
 	for _, sp := range p.Route {
-		e := b.Experts[sp.Expert]
-		if e == nil {
-			return layers.Node{}, fmt.Errorf("experts: rows [%d, %d) are routed to an expert %q that this block does not have", sp.Lo, sp.Hi, sp.Expert)
-		}
-		if sp.Lo != row || sp.Hi < sp.Lo {
-			return layers.Node{}, fmt.Errorf("experts: the route leaves a gap or overlap before rows [%d, %d)", sp.Lo, sp.Hi)
-		}
-		row = sp.Hi
-		if sp.Lo == sp.Hi {
-			continue
-		}
-		h, a := r.h2.Slice(sp.Lo, sp.Hi), r.act.Slice(sp.Lo, sp.Hi)
+		e, lo, hi := b.Experts[sp.Expert], sp.Lo, sp.Hi
+		h, a := r.h2.Slice(lo, hi), r.act.Slice(lo, hi)
 		var pre kernels.Tensor
 		if s.Train {
-			pre = r.pre.Slice(sp.Lo, sp.Hi)
+			pre = r.pre.Slice(lo, hi)
 		}
-		e.Norm.Forward(s, r.x2.Slice(sp.Lo, sp.Hi), h, r.norm2.Slice(sp.Lo, sp.Hi))
+		x, rows := among(r.x2, p.Rows, lo, hi)
+		e.Norm.Forward(s, x, rows, h, r.norm2.Slice(lo, hi))
 		e.FC1.Forward(s, h, a, kernels.GELU, pre)
-		e.FC2.Forward(s, a, r.ffn.Slice(sp.Lo, sp.Hi), kernels.None, kernels.Tensor{})
+		e.FC2.Forward(s, a, r.ffn.Slice(lo, hi), kernels.None, kernels.Tensor{})
 	}
-	if row != m {
-		return layers.Node{}, fmt.Errorf("experts: the route covers %d of %d rows", row, m)
-	}
-	engine.Run(s, kernels.Residual{X: r.x2, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.KeepFFN, Z: r.z.X})
-	z := r.z
-	engine.Push(s, r)
-	return z, nil
+	engine.Run(s, kernels.Residual{X: r.x2, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, Z: r.z.X})
+	r.free(s, all, scratch)
 }
 
 func (b *Block) scale() float32 { return float32(1 / math.Sqrt(float64(b.Dim/b.Heads))) }
 
-func (b *Block) bias(p Pass) kernels.RelativeBias {
+func (b *Block) bias(p *Pass) kernels.RelativeBias {
 	return kernels.RelativeBias{Table: b.Table.Tensor(), Column: b.Column, Window: p.Window, Text: p.Text}
 }
 
 // Backward turns the gradient of z into that of x.
 func (r *blockRecord) Backward(s *engine.Step) {
-	b, p, d := r.b, &r.p, r.b.Dim
-	n, m := r.x.X.Rows, r.z.X.Rows
-	g := r.z.G
-
 	mark := s.Arena.Mark()
-	dffn := s.Floats(m, d)
-	engine.Run(s, kernels.ResidualGrad{DZ: g, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.KeepFFN, DY: dffn, DGamma: b.Gamma2.Touch()})
-	dpre, dh2 := s.Floats(m, b.Hidden), s.Floats(m, d)
+	r.feedGrad(s)
+	s.Arena.Release(mark)
+	if !r.p.Base.IsZero() {
+		engine.Run(s, kernels.Fill{Y: r.x.G})
+		engine.Run(s, kernels.ScatterAdd{Y: r.z.G, Index: r.p.Base, Table: r.x.G})
+	}
+	r.attendGrad(s)
+}
+
+// feedGrad turns the gradient of z into that of x2, in place.
+func (r *blockRecord) feedGrad(s *engine.Step) {
+	b, p, d, t, g := r.b, &r.p.FFN, r.b.Dim, r.b.Compute, r.z.G
+	n := count(p.Rows, r.x2.Rows)
+	dgamma := b.Gamma2.Touch()
+	dffn, h2, act := s.Tensor(t, n, d), r.h2, r.act
+	if r.p.Recompute {
+		h2, act = s.Tensor(t, n, d), s.Tensor(t, n, b.Hidden)
+	}
+	if n > 0 {
+		engine.Run(s, kernels.ResidualGrad{DZ: g, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, DY: dffn, DGamma: dgamma})
+	}
 	for _, sp := range p.Route {
-		if sp.Lo == sp.Hi {
+		e, lo, hi := b.Experts[sp.Expert], sp.Lo, sp.Hi
+		x, rows := among(r.x2, p.Rows, lo, hi)
+		dx, _ := among(g, p.Rows, lo, hi)
+		if lo == hi {
+			e.touch()
 			continue
 		}
-		e := b.Experts[sp.Expert]
-		dy, dp, dh := dffn.Slice(sp.Lo, sp.Hi), dpre.Slice(sp.Lo, sp.Hi), dh2.Slice(sp.Lo, sp.Hi)
-		e.FC2.Gradients(s, r.act.Slice(sp.Lo, sp.Hi), dy)
-		engine.Run(s, kernels.MatMul{A: dy, B: e.FC2.Weight.Value, C: dp, Act: kernels.GELUGrad, Pre: r.pre.Slice(sp.Lo, sp.Hi)})
-		e.FC1.Gradients(s, r.h2.Slice(sp.Lo, sp.Hi), dp)
-		e.FC1.Input(s, dp, dh, false)
-		e.Norm.Backward(s, r.x2.Slice(sp.Lo, sp.Hi), dh, r.norm2.Slice(sp.Lo, sp.Hi), g.Slice(sp.Lo, sp.Hi), true)
+		h, a, pre, dy := h2.Slice(lo, hi), act.Slice(lo, hi), r.pre.Slice(lo, hi), dffn.Slice(lo, hi)
+		if r.p.Recompute {
+			e.Norm.Forward(s, x, rows, h, layers.Statistics{})
+			engine.Run(s, kernels.Gelu{X: pre, Y: a})
+		}
+		// Each gradient takes the place of its activation once that is read.
+		e.FC2.Gradients(s, a, dy)
+		engine.Run(s, kernels.MatMul{A: dy, B: e.FC2.Weight.As(t), C: a, Act: kernels.GELUGrad, Pre: pre})
+		e.FC1.Gradients(s, h, a)
+		e.FC1.Input(s, a, h, false)
+		e.Norm.Backward(s, x, rows, h, r.norm2.Slice(lo, hi), dx, true)
 	}
-	s.Arena.Release(mark)
+}
 
-	dproj, dkept := s.Floats(m, d), s.Floats(m, d)
-	engine.Run(s, kernels.ResidualGrad{DZ: g, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: p.KeepAttention, DY: dproj, DGamma: b.Gamma1.Touch()})
-	b.Proj.Gradients(s, r.kept, dproj)
-	b.Proj.Input(s, dproj, dkept, false)
-	dattn, dx := dkept, r.x.G
-	if !p.Rows.IsZero() {
-		dattn = s.Zeros(n, d)
-		engine.Run(s, kernels.ScatterAdd{Y: dkept, Index: p.Rows, Table: dattn})
-		engine.Run(s, kernels.Fill{Y: dx})
-		engine.Run(s, kernels.ScatterAdd{Y: g, Index: p.Rows, Table: dx})
+// attendGrad turns the gradient of x2 into that of x, in place but for Base.
+func (r *blockRecord) attendGrad(s *engine.Step) {
+	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
+	projected := count(p.In, r.x.X.Rows)
+	attending := count(p.Expand, projected)
+	queried := count(p.Queries, attending)
+	dgamma, dtable := b.Gamma1.Touch(), b.Table.Touch()
+	dw, dq, dv := b.QKV.Touch(), b.QBias.Touch(), b.VBias.Touch()
+	if queried == 0 {
+		touch(b.Proj.Weight, b.Proj.Bias, b.Norm1.Scale, b.Norm1.Shift)
+		return
 	}
-	dqkv, dh1 := s.Floats(n, 3*d), s.Floats(n, d)
-	engine.Run(s, kernels.AttentionGrad{Q: r.qkv.Columns(0, d), K: r.qkv.Columns(d, 2*d), V: r.qkv.Columns(2*d, 3*d),
-		Out: r.attn, DOut: dattn, LSE: r.lse, Heads: b.Heads, Scale: b.scale(), Sequences: p.Sequences, Bias: b.bias(*p),
-		DQ: dqkv.Columns(0, d), DK: dqkv.Columns(d, 2*d), DV: dqkv.Columns(2*d, 3*d), DTable: b.Table.Touch()})
-	if dw := b.QKV.Touch(); !dw.IsZero() {
-		engine.Run(s, kernels.MatMul{A: dqkv, TransA: true, B: r.h1, C: dw, Accumulate: true})
+
+	dproj, dattn := s.Tensor(t, queried, d), s.Tensor(t, queried, d)
+	engine.Run(s, kernels.ResidualGrad{DZ: r.z.G, Rows: p.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: p.Keep, DY: dproj, DGamma: dgamma})
+	b.Proj.Gradients(s, r.attn, dproj)
+	b.Proj.Input(s, dproj, dattn, false)
+	grad := newPacked(s, t, attending, queried, d)
+	engine.Run(s, kernels.AttentionGrad{Q: r.qkv.q, K: r.qkv.k, V: r.qkv.v, Queries: p.Queries, Out: r.attn, DOut: dattn, LSE: r.lse,
+		Heads: b.Heads, Scale: b.scale(), Sequences: p.Sequences, Bias: b.bias(&r.p),
+		DQ: grad.q, DK: grad.k, DV: grad.v, DTable: dtable})
+	if !p.Expand.IsZero() {
+		grad.all = contract(s, grad.all, p.Expand, projected)
 	}
-	if db := b.QBias.Touch(); !db.IsZero() {
-		engine.Run(s, kernels.ColumnSum{X: dqkv.Columns(0, d), Y: db})
+
+	h := r.h1
+	if r.p.Recompute {
+		h = s.Tensor(t, projected, d)
+		b.Norm1.Forward(s, r.x.X, p.In, h, layers.Statistics{})
 	}
-	if db := b.VBias.Touch(); !db.IsZero() {
-		engine.Run(s, kernels.ColumnSum{X: dqkv.Columns(2*d, 3*d), Y: db})
+	sums := s.Zeros(1, 3*d)
+	products := grad.products(h, r.queriedRows(s, h))
+	for _, q := range products {
+		var part kernels.Tensor
+		if !dw.IsZero() {
+			part = dw.Slice(q.lo, q.hi)
+		}
+		layers.WeightGradients(s, q.h, q.y, part, sums.Columns(q.lo, q.hi))
 	}
-	engine.Run(s, kernels.MatMul{A: dqkv, B: b.QKV.Value, C: dh1})
-	b.Norm1.Backward(s, r.x.X, dh1, r.norm1, dx, true)
+	if !dq.IsZero() {
+		engine.Run(s, kernels.AddScaled{X: sums.Columns(0, d), Y: dq, Alpha: 1})
+	}
+	if !dv.IsZero() {
+		engine.Run(s, kernels.AddScaled{X: sums.Columns(2*d, 3*d), Y: dv, Alpha: 1})
+	}
+
+	w := b.QKV.As(t)
+	if len(products) == 1 {
+		engine.Run(s, kernels.MatMul{A: grad.all, B: w, C: h})
+	} else {
+		q := s.Floats(queried, d)
+		h = s.Floats(projected, d)
+		engine.Run(s, kernels.MatMul{A: grad.q, B: w.Slice(0, d), C: q})
+		engine.Run(s, kernels.MatMul{A: grad.kv, B: w.Slice(d, 3*d), C: h})
+		engine.Run(s, kernels.ScatterAdd{Y: q, Index: p.Queries, Table: h})
+	}
+	b.Norm1.Backward(s, r.x.X, p.In, h, r.norm1, r.x.G, true)
+}
+
+// contract adds the rows of x that index gives the same number, of n, and
+// returns the sums in x's type.
+func contract(s *engine.Step, x, index kernels.Tensor, n int) kernels.Tensor {
+	sum := s.Zeros(n, x.Cols)
+	engine.Run(s, kernels.ScatterAdd{Y: x, Index: index, Table: sum})
+	if x.Type == kernels.F32 {
+		return sum
+	}
+	y := s.Tensor(x.Type, n, x.Cols)
+	engine.Run(s, kernels.Copy{X: sum, Y: y})
+	return y
+}
+
+// touch notes gradients of zero.
+func touch(list ...*engine.Param) {
+	for _, p := range list {
+		p.Touch()
+	}
+}
+
+func (e *Expert) touch() {
+	touch(e.Norm.Scale, e.Norm.Shift, e.FC1.Weight, e.FC1.Bias, e.FC2.Weight, e.FC2.Bias)
 }

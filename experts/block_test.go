@@ -87,42 +87,85 @@ func (b *bench) run(t *testing.T, pass func(s *engine.Step) Pass, back bool) (ou
 	return out, loss
 }
 
+// rows are forms of a pass.
+type rows struct {
+	keep      bool // drop path factors
+	some      bool // anything reads some rows only
+	drop      bool // samples are left out of the branches
+	repeat    bool // rows of the input occur several times
+	recompute bool
+}
+
 // mixed is a pass of a text, a pair and an image, packed modality-major: text
 // rows [0, 3) and [3, 5), the pair's image [5, 10), the image [10, 15).
-func mixed(keep, some bool) func(s *engine.Step) Pass {
+func mixed(f rows) func(s *engine.Step) Pass {
 	return func(s *engine.Step) Pass {
 		p := Pass{
-			Sequences: []kernels.Sequence{{TextLen: 3}, {TextOff: 3, TextLen: 2, ImageOff: 5, ImageLen: 5}, {ImageOff: 10, ImageLen: 5}},
-			Route:     []Span{{Text, 0, 3}, {VisionLanguage, 3, 10}, {Image, 10, 15}},
-			Window:    window, Text: maxText,
+			Attention: AttentionRows{Sequences: []kernels.Sequence{{TextLen: 3}, {TextOff: 3, TextLen: 2, ImageOff: 5, ImageLen: 5}, {ImageOff: 10, ImageLen: 5}}},
+			FFN:       FFNRows{Route: []Span{{Text, 0, 3}, {VisionLanguage, 3, 10}, {Image, 10, 15}}},
+			Window:    window, Text: maxText, Recompute: f.recompute,
 		}
-		n := 15
-		if some {
-			p.Rows = s.Indices([]int32{0, 3, 4, 9, 10})
-			p.Route = []Span{{Text, 0, 1}, {VisionLanguage, 1, 4}, {Image, 4, 5}}
-			n = 5
+		a, ffn := &p.Attention, &p.FFN
+		queries, experts := 15, 15
+		switch {
+		case f.repeat:
+			// The pair's text is the text's beginning, its image the image.
+			p.Base = s.Indices([]int32{0, 1, 2, 0, 1, 10, 11, 12, 13, 14, 10, 11, 12, 13, 14})
+			a.Expand = p.Base
+		case f.some:
+			p.Base = s.Indices([]int32{0, 3, 4, 9, 10})
+			a.Queries = p.Base
+			ffn.Route = []Span{{Text, 0, 1}, {VisionLanguage, 1, 4}, {Image, 4, 5}}
+			queries, experts = 5, 5
 		}
-		if keep {
-			a, f := make([]float32, n), make([]float32, n)
-			for i := range n {
-				a[i], f[i] = []float32{0, 2, 1}[i%3], []float32{1.5, 0, 2, 1}[i%4]
+		if f.drop {
+			// The text has no attention, the pair no feed-forward network.
+			ffn.Rows = s.Indices([]int32{0, 1, 2, 10, 11, 12, 13, 14})
+			ffn.Route = []Span{{Text, 0, 3}, {VisionLanguage, 3, 3}, {Image, 3, 8}}
+			experts = 8
+			if !f.repeat {
+				a.In = s.Indices([]int32{3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14})
+				a.Sequences = []kernels.Sequence{{TextLen: 2, ImageOff: 2, ImageLen: 5}, {ImageOff: 7, ImageLen: 5}}
+				a.Out = a.In
+				queries = 12
 			}
-			p.KeepAttention, p.KeepFFN = s.Upload(a, 1, n), s.Upload(f, 1, n)
+			if f.some {
+				a.Queries, a.Out = s.Indices([]int32{0, 1, 6, 7}), s.Indices([]int32{1, 2, 3, 4})
+				ffn.Rows = s.Indices([]int32{0, 4})
+				ffn.Route = []Span{{Text, 0, 1}, {VisionLanguage, 1, 1}, {Image, 1, 2}}
+				queries, experts = 4, 2
+			}
+		}
+		if f.keep {
+			k1, k2 := make([]float32, queries), make([]float32, experts)
+			for i := range k1 {
+				k1[i] = []float32{0, 2, 1}[i%3]
+			}
+			for i := range k2 {
+				k2[i] = []float32{1.5, 0, 2, 1}[i%4]
+			}
+			a.Keep, ffn.Keep = s.Upload(k1, 1, queries), s.Upload(k2, 1, experts)
 		}
 		return p
 	}
 }
 
 // Every parameter's gradient and the input's against difference quotients,
-// with and without γ, relative bias, drop path and rows left out.
+// with and without γ, relative bias, drop path factors, rows that nobody
+// reads, dropped samples, repeated rows and recomputing.
 func TestBlockGradients(t *testing.T) {
 	const seed = 12
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for k := range 16 {
-		scale, bias, keep, some := k&1 != 0, k&2 != 0, k&4 != 0, k&8 != 0
+	for k := range 32 {
+		// γ and bias take turns, the rows' forms all come together.
+		scale, bias := k&1 == 0, k>>1&1 == k>>3&1
+		form := rows{keep: k&1 != 0, some: k&2 != 0, drop: k&4 != 0, repeat: k&8 != 0, recompute: k&16 != 0}
+		if form.some && form.repeat {
+			continue
+		}
 		b := newBench(t, random, 15, scale, bias)
-		pass := mixed(keep, some)
+		pass := mixed(form)
 		b.run(t, pass, true)
 		grads := map[*engine.Param][]float32{}
 		for _, p := range b.st.Params() {
@@ -158,7 +201,7 @@ func TestBlockGradients(t *testing.T) {
 			want := (at(h) - at(-h)) / (2 * h)
 			b.st.Set(p, v)
 			if math.Abs(slope-want) > 3e-3*math.Abs(want)+1e-3 {
-				t.Errorf("γ %v, bias %v, drop path %v, rows left out %v: %s: slope %v, difference quotient %v", scale, bias, keep, some, p.Name, slope, want)
+				t.Errorf("γ %v, bias %v, %+v: %s: slope %v, difference quotient %v", scale, bias, form, p.Name, slope, want)
 			}
 		}
 	}
@@ -171,7 +214,7 @@ func TestRouting(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	b := newBench(t, random, 15, true, true)
-	pass := mixed(false, false)
+	pass := mixed(rows{})
 	before, _ := b.run(t, pass, false)
 	for m, rows := range map[Modality][2]int{Text: {0, 3}, VisionLanguage: {3, 10}, Image: {10, 15}} {
 		w := b.b.Experts[m].FC1.Weight
@@ -198,7 +241,7 @@ func TestRouting(t *testing.T) {
 			t.Errorf("another pair: row %d is unchanged: %v", r, same)
 		}
 	}
-	kept, _ := b.run(t, mixed(false, true), false)
+	kept, _ := b.run(t, mixed(rows{some: true}), false)
 	for i, r := range []int{0, 3, 4, 9, 10} {
 		if !slices.Equal(kept[i*dim:(i+1)*dim], after[r*dim:(r+1)*dim]) {
 			t.Errorf("row %d differs where others are left out", r)
@@ -210,10 +253,10 @@ func TestRouting(t *testing.T) {
 func TestDropPathSkips(t *testing.T) {
 	b := newBench(t, rand.New(rand.NewPCG(1, 0)), 15, true, true)
 	out, _ := b.run(t, func(s *engine.Step) Pass {
-		p := mixed(false, false)(s)
+		p := mixed(rows{})(s)
 		keep := slices.Repeat([]float32{1}, 15)
 		clear(keep[:3])
-		p.KeepAttention, p.KeepFFN = s.Upload(keep, 1, 15), s.Upload(keep, 1, 15)
+		p.Attention.Keep, p.FFN.Keep = s.Upload(keep, 1, 15), s.Upload(keep, 1, 15)
 		return p
 	}, false)
 	x := b.st.Get(b.x)
@@ -237,8 +280,8 @@ func TestRouteErrors(t *testing.T) {
 		b := newBench(t, rand.New(rand.NewPCG(1, 0)), 15, true, true)
 		b.b.Experts[VisionLanguage] = nil
 		b.s.Begin(0, true)
-		p := mixed(false, false)(b.s)
-		p.Route = test.route
+		p := mixed(rows{})(b.s)
+		p.FFN.Route = test.route
 		_, err := b.b.Forward(b.s, layers.NewNode(b.s, 15, dim), p)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %s", name, err, test.want)

@@ -57,16 +57,23 @@ func (l *Linear) Forward(s *engine.Step, x, y kernels.Tensor, act kernels.Activa
 	if x.Rows == 0 {
 		return
 	}
-	engine.Run(s, kernels.MatMul{A: x, B: l.Weight.Value, TransB: true, C: y, Bias: l.Bias.Tensor(), Act: act, Pre: pre})
+	engine.Run(s, kernels.MatMul{A: x, B: l.Weight.As(x.Type), TransB: true, C: y, Bias: l.Bias.Tensor(), Act: act, Pre: pre})
 }
 
 // Gradients adds the gradients of W and b, given the input and the gradient
 // of the result.
 func (l *Linear) Gradients(s *engine.Step, x, dy kernels.Tensor) {
-	if dw := l.Weight.Touch(); !dw.IsZero() && x.Rows > 0 {
-		engine.Run(s, kernels.MatMul{A: dy, TransA: true, B: x, C: dw, Accumulate: true})
-	}
-	if db := l.Bias.Touch(); !db.IsZero() && x.Rows > 0 {
+	WeightGradients(s, x, dy, l.Weight.Touch(), l.Bias.Touch())
+}
+
+// WeightGradients adds dyᵀ·x to dw and the sums of dy's columns to db; either
+// may be absent.
+func WeightGradients(s *engine.Step, x, dy, dw, db kernels.Tensor) {
+	switch {
+	case dy.Rows == 0:
+	case !dw.IsZero():
+		engine.Run(s, kernels.MatMul{A: dy, TransA: true, B: x, C: dw, Accumulate: true, Sum: db})
+	case !db.IsZero():
 		engine.Run(s, kernels.ColumnSum{X: dy, Y: db})
 	}
 }
@@ -74,7 +81,7 @@ func (l *Linear) Gradients(s *engine.Step, x, dy kernels.Tensor) {
 // Input computes dx = dy·W, or += with accumulate.
 func (l *Linear) Input(s *engine.Step, dy, dx kernels.Tensor, accumulate bool) {
 	if dy.Rows > 0 {
-		engine.Run(s, kernels.MatMul{A: dy, B: l.Weight.Value, C: dx, Accumulate: accumulate})
+		engine.Run(s, kernels.MatMul{A: dy, B: l.Weight.As(dy.Type), C: dx, Accumulate: accumulate})
 	}
 }
 
@@ -122,29 +129,31 @@ func (st Statistics) Slice(lo, hi int) Statistics {
 	return Statistics{st.Mean.Columns(lo, hi), st.Rstd.Columns(lo, hi)}
 }
 
-// Forward computes y from x and fills st.
-func (l *LayerNorm) Forward(s *engine.Step, x, y kernels.Tensor, st Statistics) {
-	if x.Rows == 0 {
+// Forward computes y from x, or from those of its rows that rows names, and
+// fills st where it is given.
+func (l *LayerNorm) Forward(s *engine.Step, x, rows, y kernels.Tensor, st Statistics) {
+	if y.Rows == 0 {
 		return
 	}
-	engine.Run(s, kernels.LayerNorm{X: x, Scale: l.Scale.Value, Shift: l.Shift.Value, Y: y, Mean: st.Mean, Rstd: st.Rstd, Eps: l.Eps})
+	engine.Run(s, kernels.LayerNorm{X: x, Rows: rows, Scale: l.Scale.Value, Shift: l.Shift.Value, Y: y, Mean: st.Mean, Rstd: st.Rstd, Eps: l.Eps})
 }
 
 // Backward adds the parameters' gradients and computes dx (or += with
-// accumulate).
-func (l *LayerNorm) Backward(s *engine.Step, x, dy kernels.Tensor, st Statistics, dx kernels.Tensor, accumulate bool) {
-	if x.Rows == 0 {
+// accumulate), of the rows that Forward was given.
+func (l *LayerNorm) Backward(s *engine.Step, x, rows, dy kernels.Tensor, st Statistics, dx kernels.Tensor, accumulate bool) {
+	dscale, dshift := l.Scale.Touch(), l.Shift.Touch()
+	if dy.Rows == 0 {
 		return
 	}
-	engine.Run(s, kernels.LayerNormGrad{X: x, DY: dy, Scale: l.Scale.Value, Mean: st.Mean, Rstd: st.Rstd,
-		DX: dx, Accumulate: accumulate, DScale: l.Scale.Touch(), DShift: l.Shift.Touch()})
+	engine.Run(s, kernels.LayerNormGrad{X: x, Rows: rows, DY: dy, Scale: l.Scale.Value, Mean: st.Mean, Rstd: st.Rstd,
+		DX: dx, Accumulate: accumulate, DScale: dscale, DShift: dshift})
 }
 
 // Apply is the layer as a node of its own.
 func (l *LayerNorm) Apply(s *engine.Step, x Node) Node {
 	y := NewNode(s, x.X.Rows, x.X.Cols)
 	st := NewStatistics(s, x.X.Rows)
-	l.Forward(s, x.X, y.X, st)
+	l.Forward(s, x.X, kernels.Tensor{}, y.X, st)
 	engine.Push(s, normRecord{l, x, y, st})
 	return y
 }
@@ -157,7 +166,7 @@ type normRecord struct {
 
 func (r *normRecord) Backward(s *engine.Step) {
 	if !r.x.G.IsZero() {
-		r.l.Backward(s, r.x.X, r.y.G, r.st, r.x.G, r.x.Shared)
+		r.l.Backward(s, r.x.X, kernels.Tensor{}, r.y.G, r.st, r.x.G, r.x.Shared)
 	}
 }
 

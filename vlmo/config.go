@@ -2,7 +2,11 @@
 // heads and objectives, under the official state-dict names.
 package vlmo
 
-import "fmt"
+import (
+	"fmt"
+
+	"vlmo-train/kernels"
+)
 
 // Config is the shape of a model (SPEC §1).
 type Config struct {
@@ -26,6 +30,9 @@ type Config struct {
 	InitStd    float64
 	TokenTypes int // rows of token_type_embeddings: 2, or 3 for NLVR2
 	With       HeadSet
+	// Compute is the type of the blocks' activations and products, F32 or
+	// BF16. Embeddings, hidden states and heads are F32 always.
+	Compute kernels.DType
 }
 
 // HeadSet says which heads a model carries.
@@ -69,6 +76,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("vlmo: text length %d has no room for [CLS] and [SEP]", c.MaxText)
 	case !c.Absolute && c.MaxTextInit < c.MaxText:
 		return fmt.Errorf("vlmo: text length %d exceeds that of the relative position table, %d", c.MaxText, c.MaxTextInit)
+	case c.Compute != kernels.F32 && c.Compute != kernels.BF16:
+		return fmt.Errorf("vlmo: activations of type %v, want f32 or bf16", c.Compute)
 	case c.TokenTypes < 2:
 		return fmt.Errorf("vlmo: %d token types, want 2 or 3", c.TokenTypes)
 	case c.With.NLVR2 && c.TokenTypes < 3:

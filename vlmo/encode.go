@@ -5,7 +5,6 @@ import (
 	"sort"
 
 	"vlmo-train/engine"
-	"vlmo-train/experts"
 	"vlmo-train/kernels"
 	"vlmo-train/layers"
 	"vlmo-train/rng"
@@ -132,7 +131,7 @@ func (m *Model) Encode(s *engine.Step, p *Phase, pixels kernels.Tensor, need []i
 		return layers.Node{}, err
 	}
 	p.Layout(1 + m.Patches())
-	x := m.embed(s, p, pixels)
+	x, expand := m.embed(s, p, pixels)
 
 	branch := p.VLBranch && m.VLStart < m.Depth && len(p.Texts)+len(p.Images) > 0
 	if p.VLBranch && !branch && len(p.Texts)+len(p.Images) > 0 {
@@ -143,13 +142,17 @@ func (m *Model) Encode(s *engine.Step, p *Phase, pixels kernels.Tensor, need []i
 		if i == m.VLStart && branch {
 			x = m.copyDual(s, p, x)
 		}
-		pass := m.pass(s, p, i, branch && i >= m.VLStart)
-		if i == m.Depth-1 && m.TopRows && len(top) < x.X.Rows {
-			restrict(s, &pass, top)
+		d := m.draw(s, p, i, branch && i >= m.VLStart)
+		var read []int // nil: all
+		if i == m.Depth-1 && m.TopRows && len(top) < d.rows {
+			read = top
 		}
-		m.uploadKeep(s, &pass)
+		pass := m.pass(s, &d, read)
+		if i == 0 && !expand.IsZero() {
+			pass.Base, pass.Attention.Expand = expand, expand
+		}
 		var err error
-		if x, err = b.Forward(s, x, pass.Pass); err != nil {
+		if x, err = b.Forward(s, x, pass); err != nil {
 			return layers.Node{}, err
 		}
 	}
@@ -222,33 +225,66 @@ func unique(need []int) []int {
 	return u[:k]
 }
 
-// embed fills the rows of the phase (SPEC §3).
-func (m *Model) embed(s *engine.Step, p *Phase, pixels kernels.Tensor) layers.Node {
-	x := layers.NewNode(s, p.rows(), m.Dim)
-	if nt := p.nDT + p.nFT; nt > 0 {
-		m.embedText(s, p, x.Slice(0, nt))
-	}
-	if ni := p.nFI + p.nDI; ni > 0 {
-		m.embedImages(s, p, pixels, x.Slice(p.nDT+p.nFT, p.rows()))
-	}
-	return x
+// textInput and imageInput are what the rows of a text and of an image are
+// made of.
+type textInput struct {
+	ids Text
+	dropout
 }
 
-func (m *Model) embedText(s *engine.Step, p *Phase, y layers.Node) {
-	n := y.X.Rows
-	ids, pos := make([]int32, 0, n), make([]int32, 0, n)
-	var draws []draw
-	add := func(t Text, d draw) {
-		for i, id := range t {
-			ids, pos = append(ids, id), append(pos, int32(i))
-		}
-		draws = append(draws, d)
-	}
+type imageInput struct {
+	image  int // row of the pixels
+	typ    int32
+	masked []bool // nil: no patch
+}
+
+// embed returns the phase's inputs as rows (SPEC §3), texts first, and for
+// each row of the phase its row among them. The list is absent where they are
+// the same rows: no input occurs twice, or Distinct is off.
+func (m *Model) embed(s *engine.Step, p *Phase, pixels kernels.Tensor) (x layers.Node, expand kernels.Tensor) {
+	h := &m.host
+	h.reset()
+	// The last block has other rows to choose from, so the first one must be
+	// another. A text's dropout differs from pass to pass.
+	distinct := m.Distinct && m.Depth > 1
+	distinctText := distinct && !m.dropsText(s)
 	for _, t := range p.Texts {
-		add(t.Text, draw{t.Pass, t.Sample, len(t.Text)})
+		h.addText(textInput{t.Text, dropout{t.Pass, t.Sample}}, distinctText)
 	}
 	for _, q := range p.Pairs {
-		add(q.Text, draw{q.Pass, q.Sample, len(q.Text)})
+		h.addText(textInput{q.Text, dropout{q.Pass, q.Sample}}, distinctText)
+	}
+	text := h.inputRows
+	for _, q := range p.Pairs {
+		h.addImage(imageInput{q.Image, max(q.Type, 1), nil}, p.imageLen, distinct)
+	}
+	for i, q := range p.Images {
+		in := imageInput{q.Image, 1, nil}
+		if p.Masked != nil {
+			in.masked = p.Masked[i]
+		}
+		h.addImage(in, p.imageLen, distinct && in.masked == nil)
+	}
+	x = layers.NewNode(s, h.inputRows, m.Dim)
+	if text > 0 {
+		m.embedText(s, h.texts, x.Slice(0, text))
+	}
+	if text < h.inputRows {
+		m.embedImages(s, h.images, pixels, x.Slice(text, h.inputRows))
+	}
+	if len(h.expand) > h.inputRows {
+		expand = s.Indices(h.expand)
+	}
+	return x, expand
+}
+
+func (m *Model) embedText(s *engine.Step, texts []textInput, y layers.Node) {
+	n := y.X.Rows
+	ids, pos := make([]int32, 0, n), make([]int32, 0, n)
+	for _, t := range texts {
+		for i, id := range t.ids {
+			ids, pos = append(ids, id), append(pos, int32(i))
+		}
 	}
 	e := layers.NewNode(s, n, m.Dim)
 	engine.Run(s, kernels.Fill{Y: e.X})
@@ -259,28 +295,31 @@ func (m *Model) embedText(s *engine.Step, p *Phase, y layers.Node) {
 		layers.Lookup(s, m.textPos, s.Indices(pos), e)
 	}
 	e = m.textNorm.Apply(s, e)
-	e = m.dropText(s, e, draws)
+	e = m.dropText(s, e, texts)
 	layers.SelectInto(s, e, s.Indices(ascending(n)), y)
 	layers.Lookup(s, m.types, zeros, y)
 }
 
-type draw struct {
+// dropout names the draws of a text's dropout.
+type dropout struct {
 	pass   uint32
 	sample uint64
-	rows   int
 }
+
+// dropsText reports whether the embedding drops elements in this step.
+func (m *Model) dropsText(s *engine.Step) bool { return s.Train && m.DropPath > 0 }
 
 // dropText is the embedding's dropout. A row's mask is keyed by pass, sample
 // and position, so it does not depend on how the batch is packed.
-func (m *Model) dropText(s *engine.Step, e layers.Node, draws []draw) layers.Node {
-	if !s.Train || m.DropPath == 0 {
+func (m *Model) dropText(s *engine.Step, e layers.Node, texts []textInput) layers.Node {
+	if !m.dropsText(s) {
 		return e
 	}
 	rows := make([]int32, 0, e.X.Rows)
-	for _, d := range draws {
-		src := rng.New(s.Key(rng.Dropout, d.pass, d.sample))
+	for _, t := range texts {
+		src := rng.New(s.Key(rng.Dropout, t.pass, t.sample))
 		first := src.Uint32()
-		for i := range d.rows {
+		for i := range t.ids {
 			rows = append(rows, int32(first+uint32(i)))
 		}
 	}
@@ -296,33 +335,25 @@ func ascending(n int) []int32 {
 	return v
 }
 
-func (m *Model) embedImages(s *engine.Step, p *Phase, pixels kernels.Tensor, y layers.Node) {
+func (m *Model) embedImages(s *engine.Step, images []imageInput, pixels kernels.Tensor, y layers.Node) {
 	np, n := m.Patches(), y.X.Rows
 	patches := s.Floats(pixels.Rows*np, 3*m.Patch*m.Patch)
 	engine.Run(s, kernels.Patchify{X: pixels, Y: patches, Channels: 3, Height: m.ImageSize, Width: m.ImageSize, Size: m.Patch})
 	proj := layers.Share(s, m.patch.Apply(s, layers.Node{X: patches}))
 
 	from, cls, pos, typ, mask := make([]int32, 0, n), make([]int32, 0, n), make([]int32, 0, n), make([]int32, 0, n), make([]int32, 0, n)
-	add := func(image int, t int32, masked []bool) {
+	anyMasked := false
+	for _, in := range images {
+		anyMasked = anyMasked || in.masked != nil
 		for i := range np + 1 {
-			f, c, k := int32(image*np+i-1), int32(-1), int32(-1)
+			f, c, k := int32(in.image*np+i-1), int32(-1), int32(-1)
 			if i == 0 {
 				f, c = -1, 0
-			} else if masked != nil && masked[i-1] {
+			} else if in.masked != nil && in.masked[i-1] {
 				f, k = -1, 0
 			}
-			from, cls, pos, typ, mask = append(from, f), append(cls, c), append(pos, int32(i)), append(typ, t), append(mask, k)
+			from, cls, pos, typ, mask = append(from, f), append(cls, c), append(pos, int32(i)), append(typ, in.typ), append(mask, k)
 		}
-	}
-	for _, q := range p.Pairs {
-		add(q.Image, max(q.Type, 1), nil)
-	}
-	for i, q := range p.Images {
-		var masked []bool
-		if p.Masked != nil {
-			masked = p.Masked[i]
-		}
-		add(q.Image, 1, masked)
 	}
 	layers.SelectInto(s, proj, s.Indices(from), y)
 	lookup := func(table *engine.Param, index []int32) { layers.Lookup(s, table, s.Indices(index), y) }
@@ -330,7 +361,7 @@ func (m *Model) embedImages(s *engine.Step, p *Phase, pixels kernels.Tensor, y l
 	if m.pos != nil {
 		lookup(m.pos, pos)
 	}
-	if p.Masked != nil {
+	if anyMasked {
 		lookup(m.mask, mask)
 	}
 	lookup(m.types, typ)
@@ -349,110 +380,4 @@ func (m *Model) copyDual(s *engine.Step, p *Phase, x layers.Node) layers.Node {
 	add(p.nDT+p.nFT+p.nFI, p.nDI)
 	add(p.nDT+p.nFT+p.nFI, p.nDI)
 	return layers.Select(s, x, s.Indices(index))
-}
-
-// blockPass is a block's Pass before the drop path factors are uploaded.
-type blockPass struct {
-	experts.Pass
-	keepA, keepF []float32 // nil: all ones
-}
-
-func (m *Model) pass(s *engine.Step, p *Phase, block int, branch bool) blockPass {
-	var bp blockPass
-	bp.Window, bp.Text = m.Window(), m.MaxTextInit
-	rate := 0.0
-	if m.Depth > 1 {
-		rate = m.DropPath * float64(block) / float64(m.Depth-1)
-	}
-	n, shift := p.rows(), 0
-	if branch {
-		shift = p.nDT
-		n += p.nDT + p.nDI
-	}
-	drop := s.Train && rate > 0
-	if drop {
-		bp.keepA, bp.keepF = make([]float32, n), make([]float32, n)
-	}
-	// draws marks the rows of a sequence; stream tells apart the draws of one
-	// sequence in one block.
-	set := func(keep []float32, lo, rows int, pass uint32, sample uint64, stream int) {
-		if !drop {
-			return
-		}
-		src := rng.New(s.Key(rng.DropPath, pass, sample))
-		var u float64
-		for range block*8 + stream + 1 {
-			u = src.Float64()
-		}
-		f := float32(0)
-		if u >= rate {
-			f = float32(1 / (1 - rate))
-		}
-		fill(keep[lo:lo+rows], f)
-	}
-	seq := func(t kernels.Sequence, pass uint32, sample uint64, stream int, split bool) {
-		bp.Sequences = append(bp.Sequences, t)
-		set(bp.keepA, t.TextOff, t.TextLen, pass, sample, stream)
-		set(bp.keepA, t.ImageOff, t.ImageLen, pass, sample, stream)
-		image := stream + 1
-		if split {
-			image++
-		}
-		set(bp.keepF, t.TextOff, t.TextLen, pass, sample, stream+1)
-		set(bp.keepF, t.ImageOff, t.ImageLen, pass, sample, image)
-	}
-	// The streams 0–2 belong to a sequence's own branch, 3–5 to its VL copy.
-	for i, t := range p.Texts {
-		seq(kernels.Sequence{TextOff: p.textOff[i], TextLen: len(t.Text)}, t.Pass, t.Sample, 0, false)
-		if branch {
-			seq(kernels.Sequence{TextOff: shift + p.textOff[i], TextLen: len(t.Text)}, t.Pass, t.Sample, 3, false)
-		}
-	}
-	for i, q := range p.Pairs {
-		seq(kernels.Sequence{TextOff: shift + p.pairText[i], TextLen: len(q.Text), ImageOff: shift + p.pairImage[i], ImageLen: p.imageLen},
-			q.Pass, q.Sample, 0, block < m.VLStart)
-	}
-	for i, q := range p.Images {
-		off := shift + p.imageOff[i]
-		if branch {
-			seq(kernels.Sequence{ImageOff: off, ImageLen: p.imageLen}, q.Pass, q.Sample, 3, false)
-			off += p.nDI
-		}
-		seq(kernels.Sequence{ImageOff: off, ImageLen: p.imageLen}, q.Pass, q.Sample, 0, false)
-	}
-	switch {
-	case block < m.VLStart:
-		t := p.nDT + p.nFT
-		bp.Route = []experts.Span{{Expert: experts.Text, Lo: 0, Hi: t}, {Expert: experts.Image, Lo: t, Hi: n}}
-	default:
-		hi := n - p.nDI
-		bp.Route = []experts.Span{{Expert: experts.Text, Lo: 0, Hi: p.nDT}, {Expert: experts.VisionLanguage, Lo: p.nDT, Hi: hi},
-			{Expert: experts.Image, Lo: hi, Hi: n}}
-	}
-	return bp
-}
-
-// restrict keeps the named rows of a pass, ascending.
-func restrict(s *engine.Step, bp *blockPass, rows []int) {
-	index := make([]int32, len(rows))
-	for i, r := range rows {
-		index[i] = int32(r)
-		if bp.keepA != nil {
-			bp.keepA[i], bp.keepF[i] = bp.keepA[r], bp.keepF[r]
-		}
-	}
-	if bp.keepA != nil {
-		bp.keepA, bp.keepF = bp.keepA[:len(rows)], bp.keepF[:len(rows)]
-	}
-	for i, sp := range bp.Route {
-		bp.Route[i].Lo, bp.Route[i].Hi = sort.SearchInts(rows, sp.Lo), sort.SearchInts(rows, sp.Hi)
-	}
-	bp.Rows = s.Indices(index)
-}
-
-func (m *Model) uploadKeep(s *engine.Step, bp *blockPass) {
-	if bp.keepA != nil {
-		bp.KeepAttention = s.Upload(bp.keepA, 1, len(bp.keepA))
-		bp.KeepFFN = s.Upload(bp.keepF, 1, len(bp.keepF))
-	}
 }

@@ -164,23 +164,6 @@ func TestEncodeAlone(t *testing.T) {
 	}
 }
 
-// TopRows changes neither losses nor gradients, drop path or not.
-func TestTopRows(t *testing.T) {
-	for _, drop := range []float64{0, 0.4} {
-		b := newBench(t, ref.New(), tinyConfig())
-		b.DropPath = drop
-		batch := b.batch(4)
-		b.TopRows = true
-		loss, grads := b.pretrain(t, batch, Weights{MLM: 0.25, ITC: 1, ITM: 1})
-		b.TopRows = false
-		loss2, grads2 := b.pretrain(t, batch, Weights{MLM: 0.25, ITC: 1, ITM: 1})
-		if loss != loss2 {
-			t.Errorf("drop path %v: losses %v and %v", drop, loss, loss2)
-		}
-		sameGradients(t, fmt.Sprintf("drop path %v", drop), grads, grads2, 1e-5)
-	}
-}
-
 // sameGradients compares by ‖a−b‖/‖b‖ of each parameter; b may have
 // gradients of zero where a has none.
 func sameGradients(t *testing.T, what string, a, b map[string][]float32, tolerance float64) {
@@ -228,7 +211,7 @@ func TestDropPathDraws(t *testing.T) {
 	p.Layout(1 + b.Patches())
 	for block := range c.Depth {
 		branch := block >= c.VLStart
-		bp := b.pass(b.s, p, block, branch)
+		bp := b.draw(b.s, p, block, branch)
 		rate := 0.4 * float64(block) / 4
 		if block == 0 {
 			if bp.keepA != nil {
@@ -304,7 +287,7 @@ func TestDropPathDraws(t *testing.T) {
 		}
 	}
 	b.s.Begin(9, false)
-	if bp := b.pass(b.s, p, 4, true); bp.keepA != nil || bp.keepF != nil {
+	if bp := b.draw(b.s, p, 4, true); bp.keepA != nil || bp.keepF != nil {
 		t.Error("drop path outside training")
 	}
 }

@@ -18,9 +18,8 @@ type Model struct {
 	Config
 	Store *engine.Store
 
-	// TopRows computes, in the last block, only the rows that a head reads.
-	// It changes no result.
-	TopRows bool
+	// Savings are all on in a new model.
+	Savings
 	// DropPath is the rate of the last block (linear from 0) and the dropout
 	// of the text embedding.
 	DropPath float64
@@ -40,7 +39,28 @@ type Model struct {
 	scale      [2]*engine.Param
 	vqa, nlvr2 layers.Classifier
 	codes      layers.Linear
+
+	host hostLists
 }
+
+// Savings are ways to compute or to keep less. They change no result but for
+// the rounding of sums that are added up in another order.
+type Savings struct {
+	// TopRows computes, in the last block, only the rows that a head reads.
+	TopRows bool
+	// DropRows leaves the rows of a sample out of a branch whose path is
+	// dropped, instead of multiplying its result by 0.
+	DropRows bool
+	// Distinct embeds an image or a text that occurs several times in a phase
+	// once, and so takes it to the first block's Q, K and V.
+	Distinct bool
+	// Recompute keeps no norms and no activations of experts, but computes
+	// them again in the backward pass.
+	Recompute bool
+}
+
+// AllSavings has all of them on.
+var AllSavings = Savings{TopRows: true, DropRows: true, Distinct: true, Recompute: true}
 
 // New declares the parameters of a model and allocates them on dev, with room
 // for gradients and moments if train is set. The values are zero until Init
@@ -50,7 +70,8 @@ func New(dev kernels.Device, c Config, train bool) (*Model, error) {
 		return nil, err
 	}
 	st := engine.NewStore()
-	m := &Model{Config: c, Store: st, TopRows: true}
+	m := &Model{Config: c, Store: st, Savings: AllSavings}
+	st.Compute = c.Compute
 	d := c.Dim
 
 	var table *engine.Param
@@ -78,7 +99,7 @@ func New(dev kernels.Device, c Config, train bool) (*Model, error) {
 		}
 		b := experts.NewBlock(st, fmt.Sprintf("transformer.blocks.%d", i), experts.Config{
 			Dim: d, Heads: c.Heads, Hidden: c.Hidden, LayerScale: c.LayerScale, Eps: 1e-6,
-			Experts: ex, Names: experts.VLMoNames(),
+			Experts: ex, Names: experts.VLMoNames(), Compute: c.Compute,
 		})
 		b.Table, b.Column = table, i*c.Heads
 		m.blocks = append(m.blocks, b)

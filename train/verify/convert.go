@@ -171,12 +171,12 @@ func (r *runner) maskedImages() error {
 			masked[i][k] = flags[i*patches+k] != 0
 		}
 	}
-	for _, top := range []bool{false, true} {
+	for _, savings := range []vlmo.Savings{{}, vlmo.AllSavings} {
 		m, err := r.model(vl, c.ImageSize)
 		if err != nil {
 			return err
 		}
-		r.topRows, m.TopRows = top, top
+		r.savings, m.Savings = savings, savings
 		// BEiT has no type embedding.
 		types := m.Store.Param("token_type_embeddings.weight")
 		m.Store.Set(types, make([]float32, types.Len()))

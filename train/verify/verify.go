@@ -86,7 +86,7 @@ type runner struct {
 	dir     string
 	name    string
 	c       caseFile
-	topRows bool
+	savings vlmo.Savings
 	results []Result
 }
 
@@ -167,8 +167,8 @@ func (r *runner) read(name string) (vlmo.HostTensors, error) { return vlmo.ReadT
 // compare adds a Result: the worst relative error over the named pairs.
 func (r *runner) compare(quantity string, limit float64, got, want map[string][]float32) {
 	res := Result{Case: r.name, Quantity: quantity, Limit: limit}
-	if r.topRows {
-		res.Quantity += ", top rows only"
+	if r.savings != (vlmo.Savings{}) {
+		res.Quantity += ", with all savings"
 	}
 	names := make([]string, 0, len(want))
 	for n := range want {
@@ -331,17 +331,15 @@ func (r *runner) task() error {
 	if err != nil {
 		return err
 	}
-	for _, top := range []bool{false, true} {
+	for _, savings := range []vlmo.Savings{{}, vlmo.AllSavings} {
 		m, err := r.model(w, r.c.Config.ImageSize)
 		if err != nil {
 			return err
 		}
-		r.topRows, m.TopRows = top, top
+		r.savings, m.Savings = savings, savings
 		s := engine.NewStep(r.dev, 0)
-		if !top {
-			if err := r.outputs(m, s, &in); err != nil {
-				return err
-			}
+		if err := r.outputs(m, s, &in); err != nil {
+			return err
 		}
 		if err := r.train(m, s, &in); err != nil {
 			return err

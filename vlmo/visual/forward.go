@@ -129,29 +129,15 @@ func (t *Tokenizer) transform(s *engine.Step, x layers.Node, position *engine.Pa
 	rows := x.X.Rows
 	layers.Lookup(s, position, s.Indices(t.host.positions(rows, t.Patches())), x)
 	p := experts.Pass{
-		Sequences: t.host.sequences(rows, t.Patches()),
-		Route:     []experts.Span{{Expert: experts.Image, Lo: 0, Hi: rows}},
+		Attention: experts.AttentionRows{Sequences: t.host.sequences(rows, t.Patches())},
+		FFN:       experts.FFNRows{Route: []experts.Span{{Expert: experts.Image, Lo: 0, Hi: rows}}},
+		Recompute: true,
 	}
 	var err error
-	if s.Train {
-		for _, b := range blocks {
-			if x, err = b.Forward(s, x, p); err != nil {
-				return x, err
-			}
-		}
-		return x, nil
-	}
-	// Nothing reads a block's activations again: the memory of one block
-	// serves all.
-	all := s.Indices(t.host.positions(rows, rows))
 	for _, b := range blocks {
-		m := s.Arena.Mark()
-		z, err := b.Forward(s, x, p)
-		if err != nil {
-			return z, err
+		if x, err = b.Forward(s, x, p); err != nil {
+			return x, err
 		}
-		engine.Run(s, kernels.Gather{Table: z.X, Index: all, Y: x.X})
-		s.Arena.Release(m)
 	}
 	return x, nil
 }
