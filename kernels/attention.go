@@ -59,6 +59,9 @@ func (b *RelativeBias) ImageText() int { return b.image() + 1 }
 // With Queries, a list of rows in ascending order without repeats, only those
 // are computed: row i of Q, Out and LSE belongs to row Queries[i] of K and V.
 // Rows of Out and LSE that belong to no sequence are not written.
+//
+// With BF16 operands a device may round exponentials, and in the backward pass
+// the gradients of logits, to BF16 before it multiplies with them.
 type Attention struct {
 	Q         Tensor // [M, D], heads × head dim; F32 or BF16
 	K, V      Tensor // [N, D], of Q's type

@@ -62,7 +62,9 @@ func Run(t *testing.T, open func() (kernels.Device, error)) {
 //
 // The floor is for results that cancel to nearly zero; sums of a single
 // element have a floor of 1 at least. The zero Limit wants the same bits.
-type Limit struct{ Norm, Max, Floor float64 }
+// Half, where it is larger than what rounding the result explains, is Norm for
+// results of type BF16.
+type Limit struct{ Norm, Max, Floor, Half float64 }
 
 // rounded is the limit of a result of type BF16: an element that lies between
 // two bfloat16s may be rounded to either, 2⁻⁷ of it at most and much less than
@@ -71,13 +73,14 @@ func (l Limit) rounded() Limit {
 	if l == (Limit{}) {
 		return l
 	}
-	return Limit{max(l.Norm, 4e-3), max(l.Max, 1.6e-2), l.Floor}
+	l.Norm, l.Max = max(l.Norm, 4e-3, l.Half), max(l.Max, 1.6e-2, 4*l.Half)
+	return l
 }
 
 // single is about 80 and 800 times the rounding of float32: room for sums in
 // another order and for approximations of exp and erf good to a few units in
 // the last place, not for a wrong term.
-var single = Limit{5e-6, 5e-5, 1e-2}
+var single = Limit{Norm: 5e-6, Max: 5e-5, Floor: 1e-2}
 
 // red is the pattern outside of operands and in results that are to be
 // overwritten: as a float a NaN with a payload, as an index out of any range.

@@ -147,17 +147,17 @@ func TestLimits(t *testing.T) {
 		want     []float32
 		accepted bool
 	}{
-		{Limit{1e-3, 1e-2, 0}, []float32{1, 100.09}, []float32{1, 100}, true},
-		{Limit{1e-3, 1e-2, 0}, []float32{1, 100.11}, []float32{1, 100}, false},
-		{Limit{1, 1e-2, 0}, []float32{1.99, 100}, []float32{1, 100}, true},
-		{Limit{1, 1e-2, 0}, []float32{2.01, 100}, []float32{1, 100}, false},
-		{Limit{1e-3, 1e-3, 1}, []float32{9e-4, 0}, []float32{0, 0}, true},
-		{Limit{1e-3, 1e-3, 1}, []float32{2e-3, 0}, []float32{0, 0}, false},
-		{Limit{1e-3, 1e-3, 1e-9}, []float32{9e-4}, []float32{0}, true},
+		{Limit{Norm: 1e-3, Max: 1e-2, Floor: 0}, []float32{1, 100.09}, []float32{1, 100}, true},
+		{Limit{Norm: 1e-3, Max: 1e-2, Floor: 0}, []float32{1, 100.11}, []float32{1, 100}, false},
+		{Limit{Norm: 1, Max: 1e-2, Floor: 0}, []float32{1.99, 100}, []float32{1, 100}, true},
+		{Limit{Norm: 1, Max: 1e-2, Floor: 0}, []float32{2.01, 100}, []float32{1, 100}, false},
+		{Limit{Norm: 1e-3, Max: 1e-3, Floor: 1}, []float32{9e-4, 0}, []float32{0, 0}, true},
+		{Limit{Norm: 1e-3, Max: 1e-3, Floor: 1}, []float32{2e-3, 0}, []float32{0, 0}, false},
+		{Limit{Norm: 1e-3, Max: 1e-3, Floor: 1e-9}, []float32{9e-4}, []float32{0}, true},
 		{Limit{}, []float32{1}, []float32{1}, true},
 		{Limit{}, []float32{1}, []float32{math.Nextafter32(1, 2)}, false},
-		{Limit{1, 1, 1}, []float32{float32(math.NaN())}, []float32{1}, false},
-		{Limit{1, 1, 1}, []float32{float32(math.Inf(1))}, []float32{1}, false},
+		{Limit{Norm: 1, Max: 1, Floor: 1}, []float32{float32(math.NaN())}, []float32{1}, false},
+		{Limit{Norm: 1, Max: 1, Floor: 1}, []float32{float32(math.Inf(1))}, []float32{1}, false},
 	} {
 		words := func(x []float32) *block {
 			b := &block{}

@@ -423,7 +423,11 @@ func (o *attention) do(w *worker, u int) {
 	for i := lo; i < hi; i++ {
 		q := &o.Sequences[i]
 		a := askedOf(q, o.Queries)
-		if a.rows.TextLen+a.rows.ImageLen > 0 {
+		switch {
+		case a.rows.TextLen+a.rows.ImageLen == 0:
+		case w.gemmPairs != nil && o.Q.Type == kernels.BF16:
+			o.headPairs(w, q, &a, h)
+		default:
 			o.head(w, q, &a, h)
 		}
 	}
@@ -502,7 +506,12 @@ func (o *attentionGrad) do(w *worker, u int) {
 		clear(grad)
 	}
 	for i := lo; i < hi; i++ {
-		if q := &o.Sequences[i]; q.TextLen+q.ImageLen > 0 {
+		q := &o.Sequences[i]
+		switch {
+		case q.TextLen+q.ImageLen == 0:
+		case w.gemmPairs != nil && o.Q.Type == kernels.BF16:
+			o.headPairs(w, q, h, grad)
+		default:
 			o.head(w, q, h, grad)
 		}
 	}

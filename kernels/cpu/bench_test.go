@@ -240,11 +240,23 @@ func attentionOps(l *lab, n, text, image, heads, d int) (*kernels.Attention, *ke
 	return f, g
 }
 
+// attentionHalves is the same in BF16.
+func attentionHalves(l *lab, f *kernels.Attention, g *kernels.AttentionGrad) [2]kernels.Op {
+	a, b := *f, *g
+	a.Q, a.K, a.V, a.Out = l.half(f.Q), l.half(f.K), l.half(f.V), l.half(f.Out)
+	b.Q, b.K, b.V, b.Out, b.DOut = a.Q, a.K, a.V, a.Out, l.half(g.DOut)
+	b.DQ, b.DK, b.DV = l.half(g.DQ), l.half(g.DK), l.half(g.DV)
+	return [2]kernels.Op{&a, &b}
+}
+
 func BenchmarkAttention(b *testing.B) {
 	for _, c := range []struct{ n, text, image, heads, d int }{{256, 6, 17, 4, 128}, {8, 40, 197, 12, 768}} {
 		b.Run(fmt.Sprintf("%dx%d", c.n, c.text+c.image), func(b *testing.B) {
 			each(b, func(b *testing.B, l *lab) {
 				f, g := attentionOps(l, c.n, c.text, c.image, c.heads, c.d)
+				halves := attentionHalves(l, f, g)
+				b.Run("ForwardBF16", func(b *testing.B) { bench(b, l, halves[0]) })
+				b.Run("BackwardBF16", func(b *testing.B) { bench(b, l, halves[1]) })
 				b.Run("Forward", func(b *testing.B) { bench(b, l, f) })
 				b.Run("Backward", func(b *testing.B) { bench(b, l, g) })
 			})
