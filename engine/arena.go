@@ -17,16 +17,21 @@ type Arena struct {
 	dev    kernels.Device
 	chunks []*kernels.Memory
 	chunk  int // the chunk in use
-	used   int // bytes of it handed out
-	peak   int // most bytes in use since the last Reset
+	used   int // bytes of it handed out, or skipped
+	height int // bytes handed out, of all chunks
+	peak   int // the largest height since the last Reset
 	allocs int // chunks ever asked for
 	err    error
 }
 
 // Mark is a height of an Arena's stack.
-type Mark struct{ chunk, used int }
+type Mark struct{ chunk, used, height int }
 
-const minChunk = 1 << 20
+const (
+	minChunk = 1 << 20
+	growth   = 8  // a new chunk has at least this part of what is in use
+	slack    = 64 // one chunk for all has this part more, for steps that differ a little
+)
 
 // NewArena returns an empty arena on dev.
 func NewArena(dev kernels.Device) *Arena { return &Arena{dev: dev} }
@@ -47,10 +52,7 @@ func (a *Arena) Tensor(t kernels.DType, rows, cols int) kernels.Tensor {
 		a.used = 0
 	}
 	if a.chunk == len(a.chunks) {
-		size := max(n, minChunk)
-		if a.chunk > 0 {
-			size = max(size, a.chunks[a.chunk-1].Bytes)
-		}
+		size := max(n, minChunk, a.height/growth/alignment*alignment)
 		m, err := a.dev.Alloc(size)
 		if err != nil {
 			a.err = fmt.Errorf("engine: activations need %d more bytes: %w", size, err)
@@ -61,40 +63,31 @@ func (a *Arena) Tensor(t kernels.DType, rows, cols int) kernels.Tensor {
 	}
 	x := kernels.Matrix(a.chunks[a.chunk], a.used, t, rows, cols)
 	a.used += n
-	a.peak = max(a.peak, a.height())
+	a.height += n
+	a.peak = max(a.peak, a.height)
 	return x
 }
 
-func (a *Arena) height() int {
-	h := a.used
-	for _, c := range a.chunks[:min(a.chunk, len(a.chunks))] {
-		h += c.Bytes
-	}
-	return h
-}
-
 // Mark returns the present height, for Release.
-func (a *Arena) Mark() Mark { return Mark{a.chunk, a.used} }
+func (a *Arena) Mark() Mark { return Mark{a.chunk, a.used, a.height} }
 
 // Release takes back everything handed out since m.
-func (a *Arena) Release(m Mark) { a.chunk, a.used = m.chunk, m.used }
+func (a *Arena) Release(m Mark) { a.chunk, a.used, a.height = m.chunk, m.used, m.height }
 
 // Reset takes everything back. If the last step needed several chunks they
-// are replaced by one that holds them all.
+// are replaced by one that holds as much as the step did.
 func (a *Arena) Reset() {
 	if len(a.chunks) > 1 {
-		total := 0
 		for _, c := range a.chunks {
-			total += c.Bytes
 			a.dev.Free(c)
 		}
 		a.chunks = a.chunks[:0]
-		if m, err := a.dev.Alloc(total); err == nil {
+		if m, err := a.dev.Alloc(a.peak + a.peak/slack); err == nil {
 			a.chunks = append(a.chunks, m)
 			a.allocs++
 		}
 	}
-	a.chunk, a.used, a.peak = 0, 0, 0
+	a.chunk, a.used, a.height, a.peak = 0, 0, 0, 0
 }
 
 // Peak returns the most bytes in use at once since the last Reset.
@@ -112,5 +105,5 @@ func (a *Arena) Close() {
 		a.dev.Free(c)
 	}
 	a.chunks = nil
-	a.chunk, a.used = 0, 0
+	a.chunk, a.used, a.height = 0, 0, 0
 }

@@ -130,7 +130,8 @@ type Pass struct {
 	Attention AttentionRows
 	FFN       FFNRows
 	// Recompute keeps no norms and no activations of experts for the backward
-	// pass: it computes them again.
+	// pass, nor the hidden state between attention and experts: it computes
+	// them again.
 	Recompute bool
 }
 
@@ -156,6 +157,14 @@ type FFNRows struct {
 	Keep  kernels.Tensor // [1, rows]: their drop path factors; absent: ones
 }
 
+// counts returns how many of n rows of the input are projected, attend and
+// are queried.
+func (p *AttentionRows) counts(n int) (projected, attending, queried int) {
+	projected = count(p.In, n)
+	attending = count(p.Expand, projected)
+	return projected, attending, count(p.Queries, attending)
+}
+
 // count returns how many of n rows the list names.
 func count(list kernels.Tensor, n int) int {
 	if list.IsZero() {
@@ -178,9 +187,9 @@ type blockRecord struct {
 	b     *Block
 	p     Pass
 	x, z  layers.Node
-	x2    kernels.Tensor // the hidden state between attention and experts; z's gradient becomes its
+	x2    kernels.Tensor // the hidden state between attention and experts
 	norm1 layers.Statistics
-	h1    kernels.Tensor // as h2 and act absent with Recompute
+	h1    kernels.Tensor // with Recompute not kept, as x2, h2 and act
 	qkv   packed
 	attn  kernels.Tensor
 	lse   kernels.Tensor
@@ -199,6 +208,16 @@ func (b *Block) Forward(s *engine.Step, x layers.Node, p Pass) (layers.Node, err
 	if err := r.check(); err != nil {
 		return layers.Node{}, err
 	}
+	// The result has x2 before it has z. The gradient of the hidden state
+	// flows through the block in place.
+	r.z = x
+	if s.Train || !p.Base.IsZero() {
+		r.z.X = s.Floats(count(p.Base, x.X.Rows), b.Dim)
+	}
+	if s.Train && !p.Base.IsZero() {
+		r.z.G = s.Floats(p.Base.Cols, b.Dim)
+	}
+	r.x2 = r.z.X
 	r.attend(s)
 	r.feed(s)
 	z := r.z
@@ -242,22 +261,11 @@ func (r *blockRecord) free(s *engine.Step, all, scratch engine.Mark) {
 // attend computes x2, the first half of the block.
 func (r *blockRecord) attend(s *engine.Step) {
 	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
-	from := r.x.X // what the attention's result is added to
-	if !r.p.Base.IsZero() {
-		from = s.Floats(r.p.Base.Cols, d)
-		engine.Run(s, kernels.Gather{Table: r.x.X, Index: r.p.Base, Y: from})
-	}
-	r.x2 = from
-	projected := count(p.In, r.x.X.Rows)
-	attending := count(p.Expand, projected)
-	queried := count(p.Queries, attending)
+	projected, attending, queried := p.counts(r.x.X.Rows)
 	if queried == 0 {
+		r.x2 = r.middle(s, r.x2)
 		return
 	}
-	if s.Train && r.p.Base.IsZero() {
-		r.x2 = s.Floats(from.Rows, d)
-	}
-
 	all := s.Arena.Mark()
 	r.norm1 = layers.NewStatistics(s, projected)
 	r.qkv = newPacked(s, t, attending, queried, d)
@@ -285,8 +293,23 @@ func (r *blockRecord) attend(s *engine.Step) {
 	engine.Run(s, kernels.Attention{Q: r.qkv.q, K: r.qkv.k, V: r.qkv.v, Queries: p.Queries, Heads: b.Heads, Scale: b.scale(),
 		Sequences: p.Sequences, Bias: b.bias(&r.p), Out: r.attn, LSE: r.lse})
 	b.Proj.Forward(s, r.attn, r.proj, kernels.None, kernels.Tensor{})
-	engine.Run(s, kernels.Residual{X: from, Rows: p.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: p.Keep, Z: r.x2})
+	r.x2 = r.middle(s, r.x2)
 	r.free(s, all, scratch)
+}
+
+// middle returns x2, computed in to from x and proj, or x itself where
+// nothing changes it.
+func (r *blockRecord) middle(s *engine.Step, to kernels.Tensor) kernels.Tensor {
+	p, x := &r.p.Attention, r.x.X
+	if !r.p.Base.IsZero() {
+		engine.Run(s, kernels.Gather{Table: x, Index: r.p.Base, Y: to})
+		x = to
+	}
+	if _, _, queried := p.counts(r.x.X.Rows); queried == 0 {
+		return x
+	}
+	engine.Run(s, kernels.Residual{X: x, Rows: p.Out, Y: r.proj, Gamma: r.b.Gamma1.Tensor(), Keep: p.Keep, Z: to})
+	return to
 }
 
 // queriedRows returns those rows of h that are queried.
@@ -335,17 +358,13 @@ func (p *packed) products(h, q kernels.Tensor) []product {
 // feed computes z, the second half of the block.
 func (r *blockRecord) feed(s *engine.Step) {
 	b, p, d, t := r.b, &r.p.FFN, r.b.Dim, r.b.Compute
-	r.z.X = r.x2
-	// The gradient of the hidden state flows through in place.
-	if r.z.G = r.x.G; s.Train && !r.p.Base.IsZero() {
-		r.z.G = s.Floats(r.x2.Rows, d)
-	}
 	n := count(p.Rows, r.x2.Rows)
 	if n == 0 {
+		r.z.X = r.x2
 		return
 	}
-	if s.Train {
-		r.z.X = s.Floats(r.x2.Rows, d)
+	if s.Train && !r.p.Recompute {
+		r.z.X = s.Floats(r.x2.Rows, d) // which leaves x2 as it is
 	}
 
 	all := s.Arena.Mark()
@@ -393,18 +412,19 @@ func (r *blockRecord) Backward(s *engine.Step) {
 // feedGrad turns the gradient of z into that of x2, in place.
 func (r *blockRecord) feedGrad(s *engine.Step) {
 	b, p, d, t, g := r.b, &r.p.FFN, r.b.Dim, r.b.Compute, r.z.G
-	n := count(p.Rows, r.x2.Rows)
+	n := count(p.Rows, g.Rows)
 	dgamma := b.Gamma2.Touch()
-	dffn, h2, act := s.Tensor(t, n, d), r.h2, r.act
+	dffn, x2, h2, act := s.Tensor(t, n, d), r.x2, r.h2, r.act
 	if r.p.Recompute {
 		h2, act = s.Tensor(t, n, d), s.Tensor(t, n, b.Hidden)
+		x2 = r.middle(s, s.Floats(g.Rows, d))
 	}
 	if n > 0 {
 		engine.Run(s, kernels.ResidualGrad{DZ: g, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, DY: dffn, DGamma: dgamma})
 	}
 	for _, sp := range p.Route {
 		e, lo, hi := b.Experts[sp.Expert], sp.Lo, sp.Hi
-		x, rows := among(r.x2, p.Rows, lo, hi)
+		x, rows := among(x2, p.Rows, lo, hi)
 		dx, _ := among(g, p.Rows, lo, hi)
 		if lo == hi {
 			e.touch()
@@ -427,9 +447,7 @@ func (r *blockRecord) feedGrad(s *engine.Step) {
 // attendGrad turns the gradient of x2 into that of x, in place but for Base.
 func (r *blockRecord) attendGrad(s *engine.Step) {
 	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
-	projected := count(p.In, r.x.X.Rows)
-	attending := count(p.Expand, projected)
-	queried := count(p.Queries, attending)
+	projected, attending, queried := p.counts(r.x.X.Rows)
 	dgamma, dtable := b.Gamma1.Touch(), b.Table.Touch()
 	dw, dq, dv := b.QKV.Touch(), b.QBias.Touch(), b.VBias.Touch()
 	if queried == 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,10 +31,12 @@ type StagePlan struct {
 	Parts      []Part
 	Parameters int
 	// FLOPs are those of a step: forward, backward and update, in the mean
-	// over steps with and without the losses that are not computed on each.
+	// over steps with and without the losses that are not computed on each,
+	// and over what drop path drops.
 	FLOPs float64
 	// Bytes of device memory. Parameters include a frozen visual tokenizer's,
-	// Activations are the most that a step holds at once.
+	// Activations are the most that a step holds at once, if drop path happens
+	// to drop nothing.
 	ParameterBytes, GradientBytes, MomentBytes, ActivationBytes int64
 	// Partial names what the counts leave out; "" is nothing.
 	Partial string
@@ -177,6 +180,28 @@ func lcm(a, b int) int {
 const directBatch = 48
 
 func (r *Run) stepCost(s *Stage, step, textLen int) (flops, bytes float64, err error) {
+	if s.model == nil || s.model.DropPath == 0 {
+		return r.fullCost(s, step, textLen)
+	}
+	// What drop path saves is a share of the FLOPs, that of one draw of many
+	// samples.
+	m := s.model
+	dropped, _, err := r.countStep(s, step, directBatch/3, textLen)
+	if err != nil {
+		return 0, 0, err
+	}
+	m.DropRows = false
+	defer func() { m.DropRows = true }()
+	all, _, err := r.countStep(s, step, directBatch/3, textLen)
+	if err != nil {
+		return 0, 0, err
+	}
+	flops, bytes, err = r.fullCost(s, step, textLen)
+	return flops * dropped / all, bytes, err
+}
+
+// fullCost is the cost of a step that drops nothing.
+func (r *Run) fullCost(s *Stage, step, textLen int) (flops, bytes float64, err error) {
 	n := s.Batch
 	if n <= directBatch {
 		return r.countStep(s, step, n, textLen)
@@ -223,34 +248,30 @@ func (r *Run) countStep(s *Stage, step, n, textLen int) (flops, bytes float64, e
 					labels[k] = 0
 				}
 			}
-			b.Texts, b.Masked, b.Labels = append(b.Texts, ids), append(b.Masked, ids), append(b.Labels, labels)
+			b.Texts, b.Masked, b.Labels = append(b.Texts, ids), append(b.Masked, slices.Clone(ids)), append(b.Labels, labels)
 		}
 	}
 	c := &r.Dev.(*planner).Counter
-	// The second time the arena is one piece, and its peak exact.
-	for range 2 {
-		before := c.FLOPs
-		s.step.Begin(uint64(step), true)
-		s.store.ZeroGrad()
-		if s.Kind == config.Vision && r.visual == nil {
-			_, err = s.model.MaskedImages(s.step, s.step.Upload(b.Pixels, n, px), b.masks, make([]int32, n*codes), b.Samples)
-		} else {
-			_, err = r.forward(s, step, b)
-		}
-		if err != nil {
-			return 0, 0, err
-		}
-		s.step.Backward()
-		opt := engine.Optimizer{Beta1: .9, Beta2: .9, Eps: 1}
-		if _, err := opt.Update(s.store, 0); err != nil {
-			return 0, 0, err
-		}
-		if err := s.step.Err(); err != nil {
-			return 0, 0, err
-		}
-		flops, bytes = float64(c.FLOPs-before), float64(s.step.Arena.Peak())
+	before := c.FLOPs
+	s.step.Begin(uint64(step), true)
+	s.store.ZeroGrad()
+	if s.Kind == config.Vision && r.visual == nil {
+		_, err = s.model.MaskedImages(s.step, s.step.Upload(b.Pixels, n, px), b.masks, make([]int32, n*codes), b.Samples)
+	} else {
+		_, err = r.forward(s, step, b)
 	}
-	return flops, bytes, nil
+	if err != nil {
+		return 0, 0, err
+	}
+	s.step.Backward()
+	opt := engine.Optimizer{Beta1: .9, Beta2: .9, Eps: 1}
+	if _, err := opt.Update(s.store, 0); err != nil {
+		return 0, 0, err
+	}
+	if err := s.step.Err(); err != nil {
+		return 0, 0, err
+	}
+	return float64(c.FLOPs - before), float64(s.step.Arena.Peak()), nil
 }
 
 // textLength returns the mean length of the stage's texts.
