@@ -3,9 +3,11 @@ package engine
 import (
 	"errors"
 	"math"
+	"path/filepath"
 	"slices"
 	"testing"
 
+	"vlmo-train/kernels"
 	"vlmo-train/kernels/ref"
 )
 
@@ -152,5 +154,66 @@ func TestStoreViews(t *testing.T) {
 	}
 	if st.Param("logit_scale") != st.Params()[2] || st.Param("none") != nil {
 		t.Error("Param finds the wrong one")
+	}
+}
+
+// The bfloat16 copy holds the values, rounded, after Set, after an update and
+// after a checkpoint is loaded, which keeps the values themselves.
+func TestHalf(t *testing.T) {
+	build := func(compute kernels.DType) (*Store, *Param, *Param) {
+		st := NewStore()
+		st.Compute = compute
+		a, idle := st.Add("a.weight", 3, 7), st.Add("idle.weight", 5)
+		if err := st.Build(ref.New(), true); err != nil {
+			t.Fatal(err)
+		}
+		return st, a, idle
+	}
+	rounded := func(st *Store, p *Param) {
+		t.Helper()
+		half := make([]uint16, p.Len())
+		st.dev.Read(half, p.As(kernels.BF16))
+		for i, v := range st.Get(p) {
+			if half[i] != kernels.RoundBF16(v) {
+				t.Fatalf("%s: element %d is %v, its copy %v", p.Name, i, v, kernels.FromBF16(half[i]))
+			}
+		}
+	}
+	st, a, idle := build(kernels.BF16)
+	v := make([]float32, a.Len())
+	for i := range v {
+		v[i] = float32(math.Sin(float64(i) + 1))
+	}
+	st.Set(a, v)
+	st.Set(idle, v[:5])
+	rounded(st, a)
+	st.dev.Write(a.Touch(), v)
+	o := Optimizer{Beta1: 0.9, Beta2: 0.98, Eps: 1e-8}
+	if _, err := o.Update(st, 0.1); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Equal(st.Get(a), v) {
+		t.Error("the update changed nothing")
+	}
+	rounded(st, a)
+	rounded(st, idle)
+
+	dir := filepath.Join(t.TempDir(), "c")
+	if err := SaveCheckpoint(dir, st, struct{}{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, compute := range []kernels.DType{kernels.F32, kernels.BF16} {
+		other, b, _ := build(compute)
+		if err := LoadCheckpoint(dir, other, &struct{}{}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(other.Get(b), st.Get(a)) {
+			t.Errorf("a store that computes in %v has other values than the checkpoint", compute)
+		}
+		if compute == kernels.BF16 {
+			rounded(other, b)
+		} else if !b.As(kernels.BF16).IsZero() || b.As(kernels.F32) != b.Value {
+			t.Error("a store in single precision has a copy")
+		}
 	}
 }

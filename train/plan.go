@@ -22,6 +22,7 @@ type Plan struct{ Stages []StagePlan }
 // StagePlan is what a stage would cost.
 type StagePlan struct {
 	*config.Stage
+	Precision config.Precision // of the blocks
 	// TextLen is the tokens of a typical text, [CLS] and [SEP] included; 0 in
 	// a stage without texts. Measured tells that it is the mean of the data
 	// and not an assumption.
@@ -62,7 +63,10 @@ const planSample = 256
 
 // planner counts ops. What the host reads from it is 1, by which a codebook
 // counts as made.
-type planner struct{ kernels.Counter }
+type planner struct {
+	kernels.Counter
+	pixels []float32 // of all steps, black
+}
 
 func (p *planner) Read(dst any, _ kernels.Tensor) {
 	if v, ok := dst.([]float32); ok {
@@ -94,7 +98,10 @@ func NewPlan(c *config.Run) (*Plan, error) {
 
 func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 	st := &r.Config.Stages[index]
-	p.Stage = st
+	p.Stage, p.Precision = st, r.Config.Precision
+	if st.Kind == config.Tokenizer {
+		p.Precision = config.FP32
+	}
 	s := &Stage{Stage: st, Index: index, step: engine.NewStep(r.Dev, 0)}
 	r.visual = nil
 	if st.Kind == config.Tokenizer {
@@ -135,7 +142,7 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 		p.Parameters += q.Len()
 	}
 	values := int64(4 * s.store.Value.Len())
-	p.ParameterBytes += values
+	p.ParameterBytes += values + int64(2*s.store.Half.Len())
 	p.GradientBytes, p.MomentBytes = values, 2*values
 
 	if st.Kind != config.Tokenizer && st.Kind != config.Vision {
@@ -226,7 +233,11 @@ func (r *Run) countStep(s *Stage, step, n, textLen int) (flops, bytes float64, e
 	m := &r.Config.Model
 	px := 3 * m.ImageSize * m.ImageSize
 	if s.Kind != config.Text {
-		b.Pixels = make([]float32, n*px)
+		p := r.Dev.(*planner)
+		if len(p.pixels) < n*px {
+			p.pixels = make([]float32, n*px)
+		}
+		b.Pixels = p.pixels[:n*px]
 	}
 	patches := (m.ImageSize / m.Patch) * (m.ImageSize / m.Patch)
 	codes := int(math.Round(75. / 196 * float64(patches))) // BEiT's share
@@ -418,6 +429,7 @@ func (p *Plan) WriteCosts(w io.Writer) error {
 		for _, q := range st.Parts {
 			fmt.Fprintf(tw, "%s\t%s\t%.1f %%\t\n", q.Name, millions(q.Len), 100*float64(q.Len)/float64(st.Parameters))
 		}
+		fmt.Fprintf(tw, "precision\t%s\t\n", st.Precision)
 		fmt.Fprintf(tw, "memory\t%s\t\n", bytesText(st.MemoryBytes()))
 		for _, q := range []struct {
 			name string

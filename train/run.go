@@ -182,6 +182,9 @@ func (r *Run) modelConfig(st *config.Stage) vlmo.Config {
 	c := vlmo.Config{ImageSize: m.ImageSize, Patch: m.Patch, Dim: m.Dim, Depth: m.Depth, Heads: m.Heads, Hidden: m.FFNRatio * m.Dim,
 		VLStart: m.VLStart, Vocab: m.Vocab, MaxText: m.MaxText, MaxTextInit: m.MaxTextInit, Absolute: m.Position == config.Absolute,
 		LayerScale: m.LayerScale != 0, LayerScaleInit: float32(m.LayerScale), InitStd: m.InitStd, TokenTypes: 2}
+	if r.Config.Precision == config.BF16 {
+		c.Compute = kernels.BF16
+	}
 	switch st.Kind {
 	case config.Vision:
 		c.With.Codes = r.Config.Visual.Codes

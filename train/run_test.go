@@ -117,7 +117,7 @@ func allStages(pairs, out string) *config.Run {
 		return s
 	}
 	return &config.Run{
-		Name: "test", Seed: 7, Out: out, Device: config.CPU, Threads: 1,
+		Name: "test", Seed: 7, Out: out, Device: config.CPU, Precision: config.FP32, Threads: 1,
 		Model: config.Model{ImageSize: 16, Patch: 8, Dim: 16, Depth: 3, Heads: 2, FFNRatio: 2, VLStart: 2,
 			VocabFile: emoji + "vocab.txt", MaxText: 16, MaxTextInit: 16, Position: config.Relative, LayerScale: 0.1},
 		Visual: config.Visual{Kind: config.VQKD, Codes: 16, CodeDim: 4, Dim: 16, Depth: 1, Heads: 2, DecoderDepth: 1, Decay: 0.9},
@@ -311,6 +311,63 @@ func TestResume(t *testing.T) {
 	}
 	if got["vl 1"] == want["vl 1"] || results(t, c)["vl/model.safetensors"] == whole["vl/model.safetensors"] {
 		t.Error("another seed gives the same results")
+	}
+}
+
+// A run in bfloat16 learns, goes on to the bit after an interruption, and its
+// checkpoints are in single precision: a run in that goes on from them.
+func TestBF16(t *testing.T) {
+	pairs := writePairs(t, t.TempDir(), 28)
+	run := func(precision config.Precision) *config.Run {
+		c := only(allStages(pairs, t.TempDir()), config.VL)
+		c.Precision = precision
+		return c
+	}
+	c, want := run(config.BF16), journal{}
+	check(t, start(t.Context(), t, c, 1, false, want.hook()))
+	whole := results(t, c)
+
+	c, got := run(config.BF16), journal{}
+	ctx, cancel := context.WithCancel(t.Context())
+	err := start(ctx, t, c, 1, false, got.hook(), watch(func(_ *Stage, p *Progress) error {
+		if p.Step == 3 {
+			cancel()
+		}
+		return nil
+	}))
+	if !errors.Is(err, ErrInterrupted) {
+		t.Fatal(err)
+	}
+	check(t, start(t.Context(), t, c, 2, true, got.hook()))
+	sameJournal(t, got, want)
+	sameResults(t, results(t, c), whole)
+
+	single, other := run(config.FP32), journal{}
+	check(t, start(t.Context(), t, single, 1, false, other.hook()))
+	if other["vl 1"] == want["vl 1"] {
+		t.Error("a step in bfloat16 is one in single precision")
+	}
+	for name, b := range results(t, single) {
+		// Headers, and so types and shapes, are alike.
+		if strings.HasSuffix(name, ".safetensors") && len(b) != len(whole[name]) {
+			t.Errorf("%s has %d bytes, in single precision %d", name, len(whole[name]), len(b))
+		}
+	}
+	for _, precision := range []config.Precision{config.FP32, config.BF16} {
+		next := run(precision)
+		last, err := engine.Latest(filepath.Join(single.Out, "checkpoints", "0-vl"))
+		check(t, err)
+		if precision == config.FP32 {
+			last, err = engine.Latest(filepath.Join(c.Out, "checkpoints", "0-vl"))
+			check(t, err)
+		}
+		next.Init = last
+		check(t, start(t.Context(), t, next, 1, false, watch(func(s *Stage, p *Progress) error {
+			if p.Step == 1 && len(s.Handover.Left)+len(s.Handover.Initialised) > 0 {
+				return fmt.Errorf("handover %+v", s.Handover)
+			}
+			return nil
+		})))
 	}
 }
 

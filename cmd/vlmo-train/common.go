@@ -24,12 +24,13 @@ import (
 
 // Flags that several commands have.
 var (
-	seedFlag    = &cli.Uint64Flag{Name: "seed", Usage: "key of every random draw (default: the configuration's)"}
-	outFlag     = &cli.StringFlag{Name: "out", Usage: "`folder` for checkpoints, logs and the report"}
-	resumeFlag  = &cli.BoolFlag{Name: "resume", Usage: "go on from the last checkpoint"}
-	strictFlag  = &cli.BoolFlag{Name: "strict", Usage: "stop at the first unreadable picture instead of skipping up to 1 %"}
-	threadsFlag = &cli.IntFlag{Name: "threads", Usage: "worker threads, 0 is one a processor; results do not depend on it"}
-	rerankFlag  = &cli.IntFlag{Name: "rerank", Usage: "let the last vl stage's matching head reorder the best `K` candidates"}
+	seedFlag      = &cli.Uint64Flag{Name: "seed", Usage: "key of every random draw (default: the configuration's)"}
+	outFlag       = &cli.StringFlag{Name: "out", Usage: "`folder` for checkpoints, logs and the report"}
+	resumeFlag    = &cli.BoolFlag{Name: "resume", Usage: "go on from the last checkpoint"}
+	strictFlag    = &cli.BoolFlag{Name: "strict", Usage: "stop at the first unreadable picture instead of skipping up to 1 %"}
+	threadsFlag   = &cli.IntFlag{Name: "threads", Usage: "worker threads, 0 is one a processor; results do not depend on it"}
+	precisionFlag = &cli.StringFlag{Name: "precision", Usage: "fp32 or bf16, of the blocks' activations and products (default: the configuration's)"}
+	rerankFlag    = &cli.IntFlag{Name: "rerank", Usage: "let the last vl stage's matching head reorder the best `K` candidates"}
 )
 
 // noArgs refuses arguments that no flag takes.
@@ -61,6 +62,9 @@ func newRun(c *cli.Context, cfg *config.Run) (*train.Run, error) {
 	}
 	if c.IsSet("threads") {
 		cfg.Threads = c.Int("threads")
+	}
+	if c.IsSet("precision") {
+		cfg.Precision = config.Precision(c.String("precision"))
 	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func evalCommand() *cli.Command {
 			&cli.StringFlag{Name: "run", Usage: "`folder` of a run: its last vl or retrieval checkpoint"},
 			&cli.StringFlag{Name: "checkpoint", Usage: "checkpoint `folder` or safetensors file, together with -c or --preset"},
 			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
-			threadsFlag, rerankFlag),
+			threadsFlag, precisionFlag, rerankFlag),
 		Action: eval,
 	}
 }

@@ -62,14 +62,14 @@ func TestDemoNeedsItsData(t *testing.T) {
 func TestDryRun(t *testing.T) {
 	for _, name := range []string{"base-vl", "large-vl"} {
 		start := time.Now()
-		status, out, errs := invoke(t, t.Context(), "train", "--preset", name, "--dry-run", "--set", "data.pairs=[a.jsonl, b.jsonl]")
+		status, out, errs := invoke(t, t.Context(), "train", "--preset", name, "--dry-run", "--precision", "bf16", "--set", "data.pairs=[a.jsonl, b.jsonl]")
 		if status != 0 {
 			t.Fatal(errs)
 		}
 		if d := time.Since(start); d > 10*time.Second {
 			t.Errorf("%s took %v", name, d)
 		}
-		for _, want := range []string{"name: " + name, "b.jsonl", "vision-language experts", "activations", "FLOPs a step"} {
+		for _, want := range []string{"name: " + name, "b.jsonl", "vision-language experts", "activations", "precision: bf16", "precision  bf16", "FLOPs a step"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s: no %q in\n%s", name, want, out)
 			}

@@ -43,7 +43,7 @@ func trainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "train",
 		Usage: "train the stages of a configuration",
-		Flags: append(configFlags(), seedFlag, outFlag, threadsFlag, rerankFlag, resumeFlag, strictFlag,
+		Flags: append(configFlags(), seedFlag, outFlag, threadsFlag, precisionFlag, rerankFlag, resumeFlag, strictFlag,
 			&cli.BoolFlag{Name: "dry-run", Usage: "print the configuration and what it would cost, and stop"}),
 		Action: trainAction,
 	}

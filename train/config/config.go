@@ -29,6 +29,11 @@ type Run struct {
 	// Threads is the number of worker threads; 0 takes one a processor.
 	// Results do not depend on it.
 	Threads int `yaml:"threads"`
+	// Precision is that of the blocks' activations and products. Hidden
+	// states, embeddings, heads, losses, gradients of weights, the optimiser
+	// and the visual tokenizer are fp32 always, as checkpoints are, which load
+	// in either precision.
+	Precision Precision `yaml:"precision"`
 
 	Model  Model   `yaml:"model"`
 	Visual Visual  `yaml:"visual"`
@@ -46,6 +51,17 @@ const (
 )
 
 func (Device) legal() []string { return []string{string(CPU), string(Ref)} }
+
+// Precision names a number format.
+type Precision string
+
+// The precisions.
+const (
+	FP32 Precision = "fp32" // IEEE 754 single
+	BF16 Precision = "bf16" // bfloat16, with sums in fp32
+)
+
+func (Precision) legal() []string { return []string{string(FP32), string(BF16)} }
 
 // Position says how the model knows where a token is.
 type Position string
@@ -237,10 +253,11 @@ type Augment struct {
 // defaultRun is what a file starts from.
 func defaultRun() *Run {
 	return &Run{
-		Seed:   1,
-		Device: CPU,
-		Model:  Model{FFNRatio: 4, Position: Relative},
-		Visual: Visual{Kind: NoVisual, Codes: 8192, CodeDim: 32, Decay: 0.99},
+		Seed:      1,
+		Device:    CPU,
+		Precision: FP32,
+		Model:     Model{FFNRatio: 4, Position: Relative},
+		Visual:    Visual{Kind: NoVisual, Codes: 8192, CodeDim: 32, Decay: 0.99},
 	}
 }
 

@@ -236,7 +236,7 @@ func TestSet(t *testing.T) {
 		"seed=7", "stages.vl.lr=2.5e-4", "stages.0.steps=1_000", "model.layer_scale=1e-5",
 		"stages.vl.compat=true", "stages.vl.betas=[0.8, 0.9]", "stages.vl.betas.1=0.95",
 		"data.pairs=[a.jsonl, b.jsonl]", "data.test=c=d.jsonl", "out=runs: x", "init=",
-		"stages.vl.loss_weights={mlm: 0.5, itm: 2}", "model.position=absolute",
+		"stages.vl.loss_weights={mlm: 0.5, itm: 2}", "model.position=absolute", "precision=bf16",
 	} {
 		if err := r.Set(o); err != nil {
 			t.Error(err)
@@ -246,7 +246,7 @@ func TestSet(t *testing.T) {
 	if r.Seed != 7 || s.LR != 2.5e-4 || r.Stages[0].Steps != 1000 || r.Model.LayerScale != 1e-5 || !s.Compat ||
 		s.Betas != [2]float64{0.8, 0.95} || !slices.Equal(r.Data.Pairs, []string{"a.jsonl", "b.jsonl"}) ||
 		!slices.Equal(r.Data.Test, []string{"c=d.jsonl"}) || r.Out != "runs: x" || r.Init != "" ||
-		s.LossWeights != (LossWeights{0.5, 1, 2}) || r.Model.Position != Absolute {
+		s.LossWeights != (LossWeights{0.5, 1, 2}) || r.Model.Position != Absolute || r.Precision != BF16 {
 		t.Errorf("%+v", r)
 	}
 	for _, c := range []struct{ override, want string }{
@@ -265,6 +265,7 @@ func TestSet(t *testing.T) {
 		{"stages.vl.augment={flop: 1}", `stages.vl.augment: unknown key "flop"; did you mean "flip"?`},
 		{"data.pairs=", "data.pairs: no value given"},
 		{"data.pairs=[a", "data.pairs: "},
+		{"precision=fp16", `did you mean "fp32"?`},
 		{"threads=", `threads: wants a whole number, not ""`},
 		{"extends=base", `unknown key "extends"`},
 	} {

@@ -21,6 +21,7 @@ func (p *problems) require(ok bool, key, format string, args ...any) {
 func (r *Run) Validate() error {
 	var p problems
 	p.require(r.Threads >= 0, "threads", "is %d, must not be negative", r.Threads)
+	enumerated(&p, "precision", string(r.Precision), r.Precision.legal())
 	p.require(r.Data.Workers >= 0, "data.workers", "is %d, must not be negative", r.Data.Workers)
 	r.Model.validate(&p)
 	r.Visual.validate(&p)
