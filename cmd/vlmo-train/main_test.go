@@ -69,7 +69,7 @@ func TestDryRun(t *testing.T) {
 		if d := time.Since(start); d > 10*time.Second {
 			t.Errorf("%s took %v", name, d)
 		}
-		for _, want := range []string{"name: " + name, "b.jsonl", "vision-language experts", "activations", "precision: bf16", "precision  bf16", "FLOPs a step"} {
+		for _, want := range []string{"name: " + name, "b.jsonl", "vision-language experts", "activations", "precision: bf16", "precision          bf16", "FLOPs a step"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s: no %q in\n%s", name, want, out)
 			}

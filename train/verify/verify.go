@@ -133,8 +133,8 @@ func Cases(args []string) ([]string, error) {
 }
 
 // Run compares the case in dir on dev, without the model's savings and with all
-// of them. The error is about a case that cannot
-// be read or run; a case that runs and differs has a Result that is not OK.
+// of them. The error is about a case that cannot be read or run; a case that
+// runs and differs has a Result that is not OK.
 func Run(dev kernels.Device, dir string) ([]Result, error) {
 	r := &runner{dev: dev, dir: dir, name: filepath.Base(filepath.Clean(dir))}
 	b, err := os.ReadFile(filepath.Join(dir, "case.json"))
