@@ -138,7 +138,8 @@ func newMaker(r *Run, index int) *maker {
 	return &maker{stage: st, index: index, seed: r.Config.Seed, model: r.modelConfig(st), tok: r.tok, pairs: r.pairs, texts: r.texts,
 		aug: img.Augment{CropArea: a.CropArea, CropRatio: a.CropRatio, Flip: a.Flip, Rotate: a.Rotate, Translate: a.Translate, Scale: a.Scale,
 			Shear: a.Shear, Fill: [3]byte{255, 255, 255}, OnePass: r.Config.Model.ImageSize <= 64,
-			Brightness: a.Brightness, Contrast: a.Contrast, Saturation: a.Saturation}}
+			Brightness: a.Brightness, Contrast: a.Contrast, Saturation: a.Saturation,
+			Hue: a.Hue, Gray: a.Gray, Erase: a.Erase}}
 }
 
 func (m *maker) source(p rng.Purpose, sample uint64) rng.Source {

@@ -244,10 +244,16 @@ type Augment struct {
 	Translate float64    `yaml:"translate"`
 	Scale     [2]float64 `yaml:"scale,flow"`
 	Shear     float64    `yaml:"shear"`
-	// Brightness, Contrast and Saturation v draw a factor from [1-v, 1+v].
+	// Brightness, Contrast and Saturation v draw a factor from [1-v, 1+v], Hue
+	// a shift from ± that share of the colour circle.
 	Brightness float64 `yaml:"brightness"`
 	Contrast   float64 `yaml:"contrast"`
 	Saturation float64 `yaml:"saturation"`
+	Hue        float64 `yaml:"hue"`
+	// Gray and Erase are the probabilities of dropping all colour and of
+	// painting a random rectangle over.
+	Gray  float64 `yaml:"gray"`
+	Erase float64 `yaml:"erase"`
 }
 
 // defaultRun is what a file starts from.

@@ -153,6 +153,7 @@ func (a *Augment) validate(p *problems, key string) {
 	}{
 		{"flip", a.Flip, 1}, {"rotate", a.Rotate, 180}, {"translate", a.Translate, 1}, {"shear", a.Shear, 80},
 		{"brightness", a.Brightness, 1}, {"contrast", a.Contrast, 1}, {"saturation", a.Saturation, 1},
+		{"hue", a.Hue, 0.5}, {"gray", a.Gray, 1}, {"erase", a.Erase, 1},
 	} {
 		p.require(c.x >= 0 && c.x <= c.max, key+"."+c.key, "is %v, must be from 0 to %v", c.x, c.max)
 	}
