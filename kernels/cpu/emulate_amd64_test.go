@@ -501,6 +501,29 @@ func compile(name string, o []operand, target int) step {
 				copy(v[4*i:], from[4*(s&1):][:4])
 			}
 		})
+	case "VCVTTPS2DQ":
+		return vector(func(m *machine, v []float32, n int) {
+			for i, x := range m.source(&o[0], n) {
+				k := int32(math.MinInt32)
+				if x > -1<<31 && x < 1<<31 {
+					k = int32(x)
+				}
+				v[i] = math.Float32frombits(uint32(k))
+			}
+		})
+	case "VCVTDQ2PS":
+		return vector(func(m *machine, v []float32, n int) {
+			for i, x := range m.source(&o[0], n) {
+				v[i] = float32(int32(math.Float32bits(x)))
+			}
+		})
+	case "VPERMI2PS":
+		return vector(func(m *machine, v []float32, n int) {
+			for i, x := range m.source(&o[2], n) {
+				k := math.Float32bits(x) & 31
+				v[i] = m.vec[o[1-k/16].reg][k%16]
+			}
+		})
 	case "VSQRTPS":
 		return vector(func(m *machine, v []float32, n int) {
 			for i, x := range m.source(&o[0], n) {

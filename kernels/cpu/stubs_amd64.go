@@ -44,6 +44,16 @@ func addHalfAVX2(y []float32, x []uint16)
 //go:noescape
 func narrowAVX2(y []uint16, x []float32)
 
+// geluAVX2 sets y to x·Φ(x).
+//
+//go:noescape
+func geluAVX2(y []float32, x []float32)
+
+// geluGradAVX2 sets dx to dy·(Φ(x) + x·φ(x)).
+//
+//go:noescape
+func geluGradAVX2(dx []float32, dy []float32, x []float32)
+
 // addAVX2 adds x to y.
 //
 //go:noescape
@@ -83,16 +93,6 @@ func mulAccAVX2(s []float32, x []float32, y []float32, a float32)
 //
 //go:noescape
 func tanhGradAVX2(dx []float32, dy []float32, y []float32)
-
-// geluAVX2 sets y to x·Φ(x).
-//
-//go:noescape
-func geluAVX2(y []float32, x []float32)
-
-// geluGradAVX2 sets dx to dy·(Φ(x) + x·φ(x)).
-//
-//go:noescape
-func geluGradAVX2(dx []float32, dy []float32, x []float32)
 
 // tanhAVX2 sets y to tanh(x).
 //
@@ -204,6 +204,16 @@ func addHalfAVX512(y []float32, x []uint16)
 //go:noescape
 func narrowAVX512(y []uint16, x []float32)
 
+// geluAVX512 sets y to x·Φ(x).
+//
+//go:noescape
+func geluAVX512(y []float32, x []float32)
+
+// geluGradAVX512 sets dx to dy·(Φ(x) + x·φ(x)).
+//
+//go:noescape
+func geluGradAVX512(dx []float32, dy []float32, x []float32)
+
 // addAVX512 adds x to y.
 //
 //go:noescape
@@ -243,16 +253,6 @@ func mulAccAVX512(s []float32, x []float32, y []float32, a float32)
 //
 //go:noescape
 func tanhGradAVX512(dx []float32, dy []float32, y []float32)
-
-// geluAVX512 sets y to x·Φ(x).
-//
-//go:noescape
-func geluAVX512(y []float32, x []float32)
-
-// geluGradAVX512 sets dx to dy·(Φ(x) + x·φ(x)).
-//
-//go:noescape
-func geluGradAVX512(dx []float32, dy []float32, x []float32)
 
 // tanhAVX512 sets y to tanh(x).
 //

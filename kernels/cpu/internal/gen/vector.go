@@ -97,6 +97,8 @@ func (g *gen) magnitude(x, limit reg.VecVirtual) reg.VecVirtual {
 
 // elementwise emits the functions that treat each element by itself.
 func (g *gen) elementwise() {
+	g.gelus()
+
 	g.text("add", "func(y, x []float32)", "adds x to y.")
 	g.each("y x", 4, func(l *lanes) {
 		y := l.load("y")
@@ -165,39 +167,9 @@ func (g *gen) elementwise() {
 		l.store(t, "dx")
 	})
 
-	// gelu(x) = max(x, 0) − t·Φ(−t), t = |x|.
-	g.text("gelu", "func(y, x []float32)", "sets y to x·Φ(x).")
-	e, limit := g.exponential(), g.r(14)
-	g.each("y x", 1, func(l *lanes) {
-		x := l.load("x")
-		t := g.magnitude(x, limit)
-		h, p := g.tail(e, t)
-		g.VMULPS(p, h, h)
-		zero := g.zero()
-		g.VMAXPS(x, zero, x)
-		g.VFNMADD231PS(t, h, x)
-		l.store(x, "y")
-	})
-
-	// For x < 0 the derivative is w = Φ(−t) − t·φ(t), else 1 − w.
-	g.text("geluGrad", "func(dx, dy, x []float32)", "sets dx to dy·(Φ(x) + x·φ(x)).")
-	e, limit = g.exponential(), g.r(14)
-	g.each("dx dy x", 1, func(l *lanes) {
-		x := l.load("x")
-		t := g.magnitude(x, limit)
-		h, p := g.tail(e, t)
-		g.VFNMADD231PS(g.f(1/math.Sqrt(2*math.Pi)), t, p)
-		g.VMULPS(h, p, p)
-		one := g.r(1)
-		g.VSUBPS(p, one, one)
-		g.choose(x, p, one, p)
-		g.VMULPS(l.load("dy"), p, p)
-		l.store(p, "dx")
-	})
-
 	// With a = |x|: 1 − 2/(exp(2a) + 1), or a polynomial where that cancels.
 	g.text("tanh", "func(y, x []float32)", "sets y to tanh(x).")
-	e, limit = g.exponential(), g.r(10)
+	e, limit := g.exponential(), g.r(10)
 	g.each("y x", 1, func(l *lanes) {
 		x := l.load("x")
 		a := g.magnitude(x, limit)
