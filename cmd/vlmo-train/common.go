@@ -104,6 +104,14 @@ func execute(c *cli.Context, r *train.Run, rerank int, baseline *train.Baseline,
 	if err := showSchedule(out, r); err != nil {
 		return err
 	}
+	prof := new(profiler)
+	if dir := c.String("profile"); dir != "" {
+		var err error
+		if prof, err = newProfiler(r.Dev, dir, c.Int("profile-steps")); err != nil {
+			return err
+		}
+		r.Dev = prof.dev
+	}
 	f, isFile := progress.(*os.File)
 	console := train.NewConsole(progress, isFile && term.IsTerminal(int(f.Fd())))
 	journal := &train.Journal{Path: filepath.Join(r.Config.Out, "journal.jsonl")}
@@ -111,8 +119,12 @@ func execute(c *cli.Context, r *train.Run, rerank int, baseline *train.Baseline,
 		&train.Metrics{Path: filepath.Join(r.Config.Out, "metrics.jsonl")}, journal, console,
 		&train.Evaluation{Run: r, Tell: []func(*train.Stage, int, *train.Retrieval) error{console.Evaluated, journal.Evaluated}},
 	}
+	if prof.dev != nil {
+		r.Hooks = prof.hooks(r.Hooks)
+	}
 	err := r.Train(c.Context)
 	console.Close()
+	err = errors.Join(err, prof.write()) // of an interrupted stage
 	if errors.Is(err, train.ErrInterrupted) {
 		fmt.Fprintf(progress, "to go on: %s\n", resumeCommand(os.Args, r.Config.Out))
 	}
@@ -145,11 +157,15 @@ func execute(c *cli.Context, r *train.Run, rerank int, baseline *train.Baseline,
 	if err != nil {
 		return err
 	}
+	page.Tables = prof.tables
 	path := filepath.Join(r.Config.Out, "report.html")
 	if err := report.Write(path, page); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "time        %s\ncheckpoints %s\nreport      %s\n", time.Since(start).Round(time.Second), filepath.Join(r.Config.Out, "checkpoints"), path)
+	if prof.dev != nil {
+		fmt.Fprintf(out, "profile     %s\n", prof.dir)
+	}
 	return nil
 }
 

@@ -89,7 +89,8 @@ func TestVerify(t *testing.T) {
 func TestTrainInterruptResumeEval(t *testing.T) {
 	t.Chdir("../..")
 	dir := filepath.Join(t.TempDir(), "run")
-	args := []string{"train", "--preset", "tiny", "--threads", "1", "--out", dir}
+	prof := filepath.Join(dir, "profile")
+	args := []string{"train", "--preset", "tiny", "--threads", "1", "--out", dir, "--profile", prof, "--profile-steps", "2"}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	status, _, errs := invoke(t, ended, args...)
@@ -103,9 +104,11 @@ func TestTrainInterruptResumeEval(t *testing.T) {
 	if status != 0 || !strings.Contains(errs, "resumed after step 1") || !strings.Contains(out, "this model") {
 		t.Fatalf("resumed: status %d, %s%s", status, out, errs)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "report.html")); err != nil {
-		t.Error(err)
+	page, err := os.ReadFile(filepath.Join(dir, "report.html"))
+	if err != nil || !strings.Contains(string(page), "retrieval · time of ops") {
+		t.Errorf("the report has no profile: %v", err)
 	}
+	checkProfile(t, prof)
 	status, out, errs = invoke(t, t.Context(), "eval", "--run", dir, "--json")
 	var res struct{ Images int }
 	if err := json.Unmarshal([]byte(out), &res); status != 0 || err != nil || res.Images != 1641 {
@@ -114,6 +117,51 @@ func TestTrainInterruptResumeEval(t *testing.T) {
 	status, table, errs := invoke(t, t.Context(), "eval", "--preset", "tiny", "--checkpoint", filepath.Join(dir, "checkpoints", "4-retrieval", "step-000004"))
 	if status != 0 || !strings.Contains(table, "1641 images") {
 		t.Errorf("eval of a checkpoint: status %d, %s%s", status, table, errs)
+	}
+}
+
+// checkProfile checks what train --profile --profile-steps 2 wrote of the
+// preset tiny.
+func checkProfile(t *testing.T, dir string) {
+	table, err := os.ReadFile(filepath.Join(dir, "3-vl.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"6 steps on cpu", "MatMul", "AttentionGrad", "of peak", " tn "} {
+		if !strings.Contains(string(table), want) {
+			t.Errorf("no %q in\n%s", want, table)
+		}
+	}
+	file, err := os.ReadFile(filepath.Join(dir, "trace.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var trace struct {
+		Events []struct {
+			Name string `json:"name"`
+			Args struct{ Stage string }
+		} `json:"traceEvents"`
+	}
+	if err := json.Unmarshal(file, &trace); err != nil {
+		t.Fatal(err)
+	}
+	steps := map[string]int{}
+	updates := 0
+	for _, e := range trace.Events {
+		switch e.Name {
+		case "step":
+			steps[e.Args.Stage]++
+		case "AdamW":
+			updates++
+		}
+	}
+	for _, stage := range []string{"tokenizer", "vision", "text", "vl", "retrieval"} {
+		if steps[stage] != 2 {
+			t.Errorf("%d steps of stage %s are traced, want 2", steps[stage], stage)
+		}
+	}
+	if updates == 0 {
+		t.Error("no AdamW in the trace")
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -43,8 +44,8 @@ func trainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "train",
 		Usage: "train the stages of a configuration",
-		Flags: append(configFlags(), seedFlag, outFlag, threadsFlag, precisionFlag, rerankFlag, resumeFlag, strictFlag,
-			&cli.BoolFlag{Name: "dry-run", Usage: "print the configuration and what it would cost, and stop"}),
+		Flags: slices.Concat(configFlags(), []cli.Flag{seedFlag, outFlag, threadsFlag, precisionFlag, rerankFlag, resumeFlag, strictFlag,
+			&cli.BoolFlag{Name: "dry-run", Usage: "print the configuration and what it would cost, and stop"}}, profileFlags),
 		Action: trainAction,
 	}
 }

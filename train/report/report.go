@@ -30,6 +30,7 @@ type Report struct {
 	Examples        []Example
 	Reconstructions []Reconstruction
 	Handovers       []Handover
+	Tables          []Table
 }
 
 // Stage is one leg of the run.
@@ -100,6 +101,13 @@ type Reconstruction struct{ Original, Masked, Reconstructed []byte }
 type Handover struct {
 	Stage                     string
 	Loaded, Left, Initialised []string
+}
+
+// Table is any other table; columns after the first hold numbers.
+type Table struct {
+	Title, Note string
+	Header      []string
+	Rows        [][]string
 }
 
 //go:embed report.tmpl

@@ -76,6 +76,7 @@ func sample(t *testing.T) Report {
 		},
 		Reconstructions: []Reconstruction{{disc(t, 10, false), disc(t, 10, true), disc(t, 40, false)}, {disc(t, 200, false), nil, disc(t, 180, false)}},
 		Handovers:       []Handover{{"vl", []string{"transformer.cls_token", "transformer.norm.weight"}, []string{"lm_head.weight"}, []string{"itc_text_proj.fc.weight"}}},
+		Tables:          []Table{{"vl · time of ops", "3 steps", []string{"op", "ms"}, [][]string{{"MatMul & <more>", "12.75"}}}},
 	}
 }
 
@@ -174,6 +175,7 @@ func TestPage(t *testing.T) {
 		"26.1 %", "60.7 %", "0.5 %", "colour histogram", "5.5 %", "1\u202f641 pairs",
 		"crying face", "<script>alert(1)</script>", "✓ 0.91", "0.52", "-0.10",
 		"step 1\u202f250: 0.24", "recall at 1 <eval>", "no values", "lm_head.weight", "itc_text_proj.fc.weight", "prefers-color-scheme",
+		"vl · time of ops", "MatMul & <more>", "12.75",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page's text lacks %q", want)
