@@ -1,0 +1,131 @@
+package main
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"vlmo-train/kernels/cpu"
+	"vlmo-train/kernels/profile"
+	"vlmo-train/vlmo"
+)
+
+// TestSynthetic compares with what peer.py's Batch(BASE, 3, 4, 40) holds.
+func TestSynthetic(t *testing.T) {
+	c, _, err := model("base", "fp32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := synthetic(&c, 3, 4, 0)
+	for i, want := range []int{9, 16, 13, 8} {
+		if len(b.Texts[i]) != want || len(b.Masked[i]) != want || len(b.Labels[i]) != want {
+			t.Errorf("caption %d has %d tokens, %d masked ones and %d labels, want %d", i, len(b.Texts[i]), len(b.Masked[i]), len(b.Labels[i]), want)
+		}
+	}
+	ids := vlmo.Text{101, 19235, 6321, 9378, 1941, 19496, 27530, 3652, 21967, 28987, 13386, 12097, 6435, 26442, 15308, 102}
+	masked, labels := slices.Clone(ids), slices.Repeat([]int32{-1}, 16)
+	masked[1], labels[1] = 103, 19235
+	if !slices.Equal(b.Texts[1], ids) || !slices.Equal(b.Masked[1], masked) || !slices.Equal(b.Labels[1], labels) {
+		t.Errorf("caption 1 is\n%v, masked\n%v, labels\n%v", b.Texts[1], b.Masked[1], b.Labels[1])
+	}
+	for i, want := range map[int]float32{0: 0.9883458614349365, 1: -0.3167518377304077, 150527: -0.371504545211792,
+		150528: 0.9783711433410645, 602111: 0.14325153827667236} {
+		if b.Pixels[i] != want {
+			t.Errorf("pixel value %d is %v, want %v", i, b.Pixels[i], want)
+		}
+	}
+}
+
+// tiny is a model of the small one's kind.
+func tiny(t *testing.T) vlmo.Config {
+	t.Helper()
+	c, _, err := model("small", "fp32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ImageSize, c.Dim, c.Depth, c.Hidden, c.VLStart, c.Vocab = 48, 24, 3, 96, 2, 2000
+	return c
+}
+
+// The profiler's sums over steps of a model are what the counter device
+// expects of them.
+func TestStepsCostWhatIsCounted(t *testing.T) {
+	c := tiny(t)
+	dev, err := cpu.New(cpu.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"pretrain", "embed-image", "embed-text"} {
+		data := func(step int) *vlmo.Batch { return synthetic(&c, step, 4, 16) }
+		flops, memory, err := count(kind, c, 0, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prof := profile.New(dev, profile.Peak{}, 1)
+		k, err := newTask(prof, kind, c, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const steps = 2
+		for range steps {
+			prof.Start()
+			losses, err := k.step(0, data(0))
+			prof.Stop()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, v := range losses {
+				if math.IsNaN(v) || v <= 0 {
+					t.Errorf("%s: loss %s is %v", kind, name, v)
+				}
+			}
+			if kind == "pretrain" && len(losses) != 3 {
+				t.Errorf("losses %v", losses)
+			}
+		}
+		var got int64
+		p := prof.Profile()
+		for _, r := range p.Rows {
+			got += r.FLOPs
+		}
+		if got != steps*flops || memory <= 0 {
+			t.Errorf("%s: %d FLOPs in %d steps, counted were %d in one, and %d bytes", kind, got, steps, flops, memory)
+		}
+	}
+}
+
+func TestRun(t *testing.T) {
+	dir := t.TempDir()
+	o := options{task: "small", precision: "fp32", threads: 1, batch: 2, image: 32, steps: 1, clock: "cpu", profile: dir}
+	if err := run(&o); err != nil {
+		t.Fatal(err)
+	}
+	table, err := os.ReadFile(filepath.Join(dir, "profile.txt"))
+	if err != nil || !strings.Contains(string(table), "MatMul") {
+		t.Errorf("profile: %v\n%s", err, table)
+	}
+	if fi, err := os.Stat(filepath.Join(dir, "trace.json")); err != nil || fi.Size() == 0 {
+		t.Errorf("trace: %v", err)
+	}
+	for name, spoil := range map[string]func(*options){
+		"task": func(o *options) { o.task = "x" }, "precision": func(o *options) { o.precision = "fp8" },
+		"model": func(o *options) { o.model = "huge" }, "clock": func(o *options) { o.clock = "sun" },
+		"threads": func(o *options) { o.threads = 0 }, "image": func(o *options) { o.image = 100 },
+	} {
+		bad := o
+		spoil(&bad)
+		if err := run(&bad); err == nil {
+			t.Errorf("no error for a wrong %s", name)
+		}
+	}
+	o.maxMemory, o.profile = 1e-3, filepath.Join(dir, "none")
+	if err := run(&o); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(o.profile); err == nil {
+		t.Error("what needs too much memory was run")
+	}
+}

@@ -1,0 +1,4 @@
+package main
+
+// maxrssUnit is the unit of the system's largest resident size, in bytes.
+const maxrssUnit = 1

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+
+	"vlmo-train/engine"
+	"vlmo-train/kernels"
+	"vlmo-train/vlmo"
+)
+
+// task runs steps of one kind, as package train does.
+type task struct {
+	kind string
+	m    *vlmo.Model
+	s    *engine.Step
+	opt  engine.Optimizer
+}
+
+func newTask(dev kernels.Device, kind string, c vlmo.Config, drop float64) (*task, error) {
+	m, err := vlmo.New(dev, c, training(kind))
+	if err != nil {
+		return nil, err
+	}
+	m.DropPath = drop
+	m.Init(1)
+	return &task{kind: kind, m: m, s: engine.NewStep(dev, 1), opt: engine.Optimizer{Beta1: 0.9, Beta2: 0.98, Eps: 1e-8, Decay: 0.01}}, nil
+}
+
+func training(kind string) bool { return kind == "pretrain" || kind == "small" }
+
+// step runs a step on b and returns the losses of a training step.
+func (t *task) step(number int, b *vlmo.Batch) (map[string]float64, error) {
+	if !training(t.kind) {
+		return nil, t.embed(number, b)
+	}
+	t.s.Begin(uint64(number), true)
+	t.m.Store.ZeroGrad()
+	l, err := t.m.Pretrain(t.s, b, vlmo.Weights{MLM: 0.25, ITC: 1, ITM: 1})
+	if err != nil {
+		return nil, err
+	}
+	t.s.Backward()
+	v := l.Values(t.s.Dev)
+	if err := t.s.Err(); err != nil {
+		return nil, err
+	}
+	if _, err := t.opt.Update(t.m.Store, 1e-5); err != nil {
+		return nil, err
+	}
+	return map[string]float64{"mlm": v.MLM, "itc": v.ITC, "itm": v.ITM}, nil
+}
+
+// embed computes the features that retrieval searches, and reads them.
+func (t *task) embed(number int, b *vlmo.Batch) error {
+	t.s.Begin(uint64(number), false)
+	var p vlmo.Phase
+	var px kernels.Tensor
+	modality, n := 0, len(b.Texts)
+	if t.kind == "embed-image" {
+		modality = 1
+		px = t.s.Upload(b.Pixels, n, len(b.Pixels)/n)
+		for i := range n {
+			p.Images = append(p.Images, vlmo.Unimodal{Image: i, Sample: uint64(i)})
+		}
+	} else {
+		for i, text := range b.Texts {
+			p.Texts = append(p.Texts, vlmo.Unimodal{Text: text, Sample: uint64(i)})
+		}
+	}
+	p.Layout(1 + t.m.Patches())
+	rows := make([]int, n)
+	for i := range rows {
+		if modality == 1 {
+			rows[i] = p.ImageRow(i, 0, vlmo.Own)
+		} else {
+			rows[i] = p.TextRow(i, 0, vlmo.Own)
+		}
+	}
+	f, err := t.m.Encode(t.s, &p, px, rows)
+	if err != nil {
+		return err
+	}
+	y := t.m.Project(t.s, vlmo.Own, modality, f).X
+	t.s.Dev.Read(make([]float32, y.Len()), y)
+	return t.s.Err()
+}
+
+// count returns the FLOPs and the device memory of a step without running it.
+func count(kind string, c vlmo.Config, drop float64, data func(step int) *vlmo.Batch) (flops, memory int64, err error) {
+	dev := new(kernels.Counter)
+	t, err := newTask(dev, kind, c, drop)
+	if err != nil {
+		return 0, 0, err
+	}
+	b := data(0)
+	// After the first step the arena is one piece.
+	for i := range 2 {
+		before := dev.FLOPs
+		if _, err := t.step(i, b); err != nil {
+			return 0, 0, fmt.Errorf("counting a step: %w", err)
+		}
+		flops = dev.FLOPs - before
+	}
+	return flops, dev.Peak, nil
+}
