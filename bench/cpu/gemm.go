@@ -90,7 +90,11 @@ func timeProduct(dev kernels.Device, precision string, now func() float64, kind 
 	if op.B = matrix(typ, k, n); op.TransB {
 		op.B = op.B.Reshape(n, k)
 	}
-	op.C = matrix(kernels.F32, m, n)
+	result := typ
+	if op.Accumulate {
+		result = kernels.F32 // as gradients of weights are
+	}
+	op.C = matrix(result, m, n)
 	if err != nil {
 		return 0, err
 	}
