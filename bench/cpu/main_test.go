@@ -97,6 +97,22 @@ func TestStepsCostWhatIsCounted(t *testing.T) {
 	}
 }
 
+func TestProduct(t *testing.T) {
+	dev, err := cpu.New(cpu.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := newClock("wall", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"forward", "data", "weight"} {
+		if v, err := timeProduct(dev, "fp32", now, kind, 40, 24, 16, 0); err != nil || !(v > 0 && v < 1e4) {
+			t.Errorf("%s: %v GFLOP/s, %v", kind, v, err)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	o := options{task: "small", precision: "fp32", threads: 1, batch: 2, image: 32, steps: 1, clock: "cpu", profile: dir}
