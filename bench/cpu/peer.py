@@ -9,8 +9,8 @@ Two ways through the same parameters (official state-dict names):
          [N, N, heads] in every pass, every position decoded, one unfused
          AdamW update a parameter.
   tuned  the four pairs as one batch behind the unimodal passes, image
-         embeddings shared, compiled blocks, masked positions decoded only,
-         fused AdamW.
+         embeddings shared, compiled blocks, of the last block only the rows
+         that a head reads, masked positions decoded only, fused AdamW.
 
 Prints one line of JSON for each run. `--check DIR` instead holds both ways
 against a parity case: losses, and the gradient of every parameter.
@@ -116,6 +116,14 @@ class Attention(nn.Module):
         qkv = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads)
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
+    def split_rows(self, x, rows):
+        """Queries of the first rows alone."""
+        b, n, d = x.shape
+        q = F.linear(x[:, :rows], self.qkv.weight[:d], self.q_bias).view(b, rows, 1, self.heads, d // self.heads)
+        bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+        kv = F.linear(x, self.qkv.weight[d:], bias).view(b, n, 2, self.heads, d // self.heads)
+        return (*q.permute(2, 0, 3, 1, 4).unbind(0), *kv.permute(2, 0, 3, 1, 4).unbind(0))
+
     def plain(self, x, mask, bias):
         q, k, v = self.split(x)
         q = q * q.shape[-1] ** -0.5
@@ -127,8 +135,10 @@ class Attention(nn.Module):
         y = logits.softmax(-1).type_as(x) @ v
         return self.proj(y.transpose(1, 2).flatten(2))
 
-    def tuned(self, x, pad, bias, sdpa):
-        q, k, v = self.split(x)
+    def tuned(self, x, pad, bias, sdpa, rows):
+        q, k, v = self.split(x) if rows == 0 else self.split_rows(x, rows)
+        if rows and bias is not None:
+            bias = bias[:, :rows]
         add = bias if pad is None else (pad if bias is None else bias + pad)
         if sdpa:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if add is None else add.to(q.dtype))
@@ -190,9 +200,12 @@ class Block(nn.Module):
         return torch.cat((t, i), 1)
 
     # keep holds three drop path factors a sample: attention, FFN of the text
-    # or of all, FFN of the image.
-    def tuned(self, x, pad, bias, keep, expert: str, text: int, sdpa: bool):
-        y = self.gamma_1 * self.attn.tuned(self.norm1(x), pad, bias, sdpa)
+    # or of all, FFN of the image. With rows, what follows reads only the first
+    # rows of each sequence.
+    def tuned(self, x, pad, bias, keep, expert: str, text: int, sdpa: bool, rows: int = 0):
+        y = self.gamma_1 * self.attn.tuned(self.norm1(x), pad, bias, sdpa, rows)
+        if rows:
+            x = x[:, :rows]
         x = x + (y if keep is None else y * keep[0])
         if expert != "pair":
             y = self.ffn(x, expert)
@@ -360,9 +373,10 @@ class VLMo(nn.Module):
         expert = "imag" if kind == "image" else "text"
         y = x
         for i, b in enumerate(self.transformer.blocks):
+            top = int(i == self.c.depth - 1)
             if i >= self.c.vl_start and vl:
-                y = self.run(b, y if i > self.c.vl_start else x, pad, bias[i], self.keep(b.rate, len(x)), "vl", 0, self.sdpa)
-            x = self.run(b, x, pad, bias[i], self.keep(b.rate, len(x)), expert, 0, self.sdpa)
+                y = self.run(b, y if i > self.c.vl_start else x, pad, bias[i], self.keep(b.rate, len(x)), "vl", 0, self.sdpa, top)
+            x = self.run(b, x, pad, bias[i], self.keep(b.rate, len(x)), expert, 0, self.sdpa, top)
         return self.transformer.norm(x[:, 0]), self.transformer.norm(y[:, 0])
 
     def pad(self, mask):
@@ -373,22 +387,25 @@ class VLMo(nn.Module):
         e = self.embed_image(b.image)
         image, image_vl = self.tuned_unimodal(e, None, "image", True)
         text, text_vl = self.tuned_unimodal(self.embed_text(b.ids), self.pad(b.mask), "text", True)
-        own, logits = self.contrast(text, image, False)
-        vl, _ = self.contrast(text_vl, image_vl, True)
+        itc, logits = self.contrast(text, image, False)
+        itc_vl, _ = self.contrast(text_vl, image_vl, True)
         ni, nt = b.negatives or self.negatives(logits)
         ids = torch.cat((b.masked, b.ids, b.ids, b.ids[nt]))
         mask = torch.cat((b.mask, b.mask, b.mask, b.mask[nt]))
         x = torch.cat((self.embed_text(ids), torch.cat((e, e, e[ni], e))), 1)
         pad = self.pad(torch.cat((mask, mask.new_ones(4 * n, 1 + self.c.patches)), 1))
         bias = self.bias("pair")
-        for i, blk in enumerate(self.transformer.blocks):
+        *lower, top = self.transformer.blocks
+        for i, blk in enumerate(lower):
             expert = "vl" if i >= self.c.vl_start else "pair"
             x = self.run(blk, x, pad, bias[i], self.keep(blk.rate, 4 * n), expert, t, self.sdpa)
+        text = self.run(top, x[:n], pad[:n], bias[-1], self.keep(top.rate, n), "vl", t, self.sdpa, t)
+        own = self.run(top, x[n:], pad[n:], bias[-1], self.keep(top.rate, 3 * n), "vl", t, self.sdpa, 1)
         hidden = b.labels >= 0
-        mlm = 0.25 * F.cross_entropy(self.decode(self.transformer.norm(x[:n, :t][hidden])).float(), b.labels[hidden])
-        match = self.itm_score.fc(self.pool(self.transformer.norm(x[n:, :1]))).float()
+        mlm = 0.25 * F.cross_entropy(self.decode(self.transformer.norm(text[hidden])).float(), b.labels[hidden])
+        match = self.itm_score.fc(self.pool(self.transformer.norm(own))).float()
         labels = torch.cat((torch.ones(n), torch.zeros(2 * n))).long()
-        return mlm, (own + vl) / 2, F.cross_entropy(match, labels)
+        return mlm, (itc + itc_vl) / 2, F.cross_entropy(match, labels)
 
     # Embedding for retrieval: the modality's own branch.
 

@@ -138,7 +138,7 @@ def compare(a, r):
                 sections.append(f"## {task}, {precision}, {threads} thread{'s' * (threads > 1)}, batch {got[impls_now[0]][0]['batch']}\n\n" + table(
                     ["", f"{what}/s", "vlmo-train is × as fast", "own GEMM peak, GFLOP/s", "share of it", "peak RSS, GiB"], rows))
     note = ("Medians over the counted steps of all rounds, with the extremes. The peak is the fastest 2048³ product of the same "
-            "process; each share counts the operations that this implementation does (padding is work of the peers alone).")
+            "process. Shares count the products that are done, padding included, and for both peers those of the plain one.")
     return [note] + sections
 
 
