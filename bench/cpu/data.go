@@ -58,6 +58,10 @@ func synthetic(c *vlmo.Config, step, n, fixed int) *vlmo.Batch {
 		}
 		b.Texts, b.Masked, b.Labels = append(b.Texts, ids), append(b.Masked, masked), append(b.Labels, labels)
 	}
+	if n == 1 {
+		// The work is the same where a pair is its own negative.
+		b.NegativeImage, b.NegativeText = []int32{0}, []int32{0}
+	}
 	for i := range b.Pixels {
 		b.Pixels[i] = float32(word(step, pixels, i)>>40)/(1<<23) - 1
 	}

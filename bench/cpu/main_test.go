@@ -115,7 +115,7 @@ func TestProduct(t *testing.T) {
 
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	o := options{task: "small", precision: "fp32", threads: 1, batch: 2, image: 32, steps: 1, clock: "cpu", profile: dir}
+	o := options{task: "small", precision: "fp32", threads: 1, batch: 1, image: 32, steps: 1, clock: "cpu", profile: dir}
 	if err := run(&o); err != nil {
 		t.Fatal(err)
 	}
