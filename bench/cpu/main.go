@@ -117,17 +117,20 @@ func dtype(precision string) (kernels.DType, error) {
 	switch precision {
 	case "fp32":
 		return kernels.F32, nil
+	case "bf16":
+		return kernels.BF16, nil
 	}
-	return 0, fmt.Errorf("unknown precision %q, want fp32", precision)
+	return 0, fmt.Errorf("unknown precision %q, want fp32 or bf16", precision)
 }
 
 // model returns the configuration of a model and the drop path rate to train
 // it with.
 func model(name, precision string) (c vlmo.Config, drop float64, err error) {
-	if _, err := dtype(precision); err != nil {
+	compute, err := dtype(precision)
+	if err != nil {
 		return c, 0, err
 	}
-	c = vlmo.Config{ImageSize: 224, Patch: 16, Dim: 768, Depth: 12, Heads: 12, VLStart: 10, Vocab: 30522, MaxText: 40, MaxTextInit: 196,
+	c = vlmo.Config{Compute: compute, ImageSize: 224, Patch: 16, Dim: 768, Depth: 12, Heads: 12, VLStart: 10, Vocab: 30522, MaxText: 40, MaxTextInit: 196,
 		LayerScale: true, LayerScaleInit: 0.1, TokenTypes: 2, With: vlmo.HeadSet{MLM: true, ITC: true, ITM: true}}
 	drop = 0.1
 	switch name {

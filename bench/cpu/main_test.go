@@ -40,9 +40,9 @@ func TestSynthetic(t *testing.T) {
 }
 
 // tiny is a model of the small one's kind.
-func tiny(t *testing.T) vlmo.Config {
+func tiny(t *testing.T, precision string) vlmo.Config {
 	t.Helper()
-	c, _, err := model("small", "fp32")
+	c, _, err := model("small", precision)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,12 @@ func tiny(t *testing.T) vlmo.Config {
 // The profiler's sums over steps of a model are what the counter device
 // expects of them.
 func TestStepsCostWhatIsCounted(t *testing.T) {
-	c := tiny(t)
+	for _, precision := range []string{"fp32", "bf16"} {
+		t.Run(precision, func(t *testing.T) { testSteps(t, tiny(t, precision)) })
+	}
+}
+
+func testSteps(t *testing.T, c vlmo.Config) {
 	dev, err := cpu.New(cpu.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -106,9 +111,11 @@ func TestProduct(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range []string{"forward", "data", "weight"} {
-		if v, err := timeProduct(dev, "fp32", now, kind, 40, 24, 16, 0); err != nil || !(v > 0 && v < 1e4) {
-			t.Errorf("%s: %v GFLOP/s, %v", kind, v, err)
+	for _, precision := range []string{"fp32", "bf16"} {
+		for _, kind := range []string{"forward", "data", "weight"} {
+			if v, err := timeProduct(dev, precision, now, kind, 40, 24, 16, 0); err != nil || !(v > 0 && v < 1e4) {
+				t.Errorf("%s %s: %v GFLOP/s, %v", kind, precision, v, err)
+			}
 		}
 	}
 }

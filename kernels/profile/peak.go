@@ -16,7 +16,7 @@ type Peak struct {
 }
 
 // products are the types that peaks are measured of.
-var products = [...]kernels.DType{kernels.F32}
+var products = [...]kernels.DType{kernels.F32, kernels.BF16}
 
 // Measure times a product of 1024³ and the copy of 64 MiB, the fastest of
 // several times each.
