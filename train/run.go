@@ -151,9 +151,9 @@ func (r *Run) backbone() *vlmo.Config {
 }
 
 // loadVisual reads a trained visual tokenizer from a checkpoint directory or
-// a safetensors file.
+// a file of weights of any format.
 func (r *Run) loadVisual(path string) error {
-	w, err := readWeights(path)
+	w, err := vlmo.ReadTensors(path)
 	if err != nil {
 		return err
 	}
@@ -230,12 +230,9 @@ func (r *Run) Train(ctx context.Context) error {
 		return err
 	}
 	if r.Config.Init != "" {
-		w, err := readWeights(r.Config.Init)
-		if err != nil {
-			return err
-		}
-		if r.latest, err = vlmo.Resize(w, r.backbone()); err != nil {
-			return fmt.Errorf("train: %s: %w", r.Config.Init, err)
+		var err error
+		if r.latest, err = vlmo.Import(r.Config.Init, r.backbone()); err != nil {
+			return fmt.Errorf("train: %w", err)
 		}
 	}
 	if path := r.Config.Visual.Weights; path != "" {
@@ -249,14 +246,6 @@ func (r *Run) Train(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// readWeights reads a safetensors file or a checkpoint directory.
-func readWeights(path string) (vlmo.HostTensors, error) {
-	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-		path = filepath.Join(path, "model.safetensors")
-	}
-	return vlmo.ReadTensors(path)
 }
 
 // writeConfig stores the resolved configuration, and refuses to resume a run

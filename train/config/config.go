@@ -22,7 +22,8 @@ type Run struct {
 	Seed uint64 `yaml:"seed"`
 	// Out is the folder that receives checkpoints, logs and the report.
 	Out string `yaml:"out"`
-	// Init is the checkpoint to start from; empty starts from random weights.
+	// Init is the weights to start from: a checkpoint folder, or a file of VLMo
+	// or BEiT weights, safetensors or torch; empty starts from random weights.
 	Init string `yaml:"init"`
 	// Device is where the kernels run.
 	Device Device `yaml:"device"`
