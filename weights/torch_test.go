@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -228,4 +232,192 @@ func TestTorchParity(t *testing.T) {
 		}
 		f.Close()
 	}
+}
+
+// What WriteTorch writes comes back, aligned for a memory map.
+func TestWriteTorch(t *testing.T) {
+	arrays := torchArrays()
+	path := filepath.Join(t.TempDir(), "w.pt")
+	if err := WriteTorch(path, arrays); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if len(f.Names()) != len(arrays) || f.Format() != TorchZip {
+		t.Errorf("%d tensors, format %s", len(f.Names()), f.Format())
+	}
+	for i, name := range f.Names() {
+		w := arrays[i]
+		got, err := f.Array(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := w.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name != w.Name || got.DType != w.DType || !slices.Equal(got.Shape, w.Shape) || !bytes.Equal(got.Data, data) {
+			t.Errorf("%s: %s %v, want %s %s %v", name, got.DType, got.Shape, w.Name, w.DType, w.Shape)
+		}
+		if at := f.entries[name].record.base; at%torchAlign != 0 {
+			t.Errorf("%s lies at byte %d", name, at)
+		}
+	}
+
+	u8 := func(name string) Array { return Array{Name: name, DType: "U8", Shape: []int{1}, Data: []byte{1}} }
+	failed := errors.New("no bytes today")
+	for _, c := range []struct {
+		arrays []Array
+		want   string
+	}{
+		{[]Array{u8("a"), u8("a")}, "given twice"},
+		{[]Array{{Name: "a", DType: "F8_E5M2", Shape: []int{1}, Data: []byte{1}}}, "F8_E5M2"},
+		{[]Array{{Name: "a", DType: "F32", Shape: []int{1}, Data: []byte{1}}}, "1 bytes do not fit"},
+		{[]Array{{Name: "a", DType: "F32", Shape: []int{1}, Load: func() ([]byte, error) { return nil, failed }}}, failed.Error()},
+	} {
+		wantError(t, WriteTorch(path, c.arrays), path, c.want)
+		wantError(t, Write(filepath.Join(t.TempDir(), "x"), append(c.arrays, u8("a")), nil), `"a"`)
+	}
+	if f, err := Open(path); err != nil || len(f.Names()) != len(arrays) {
+		t.Errorf("a failed write left %v", err)
+	} else {
+		f.Close()
+	}
+}
+
+// torchArrays has every dtype that torch files hold, and odd shapes and names.
+func torchArrays() []Array {
+	arrays := []Array{
+		Of("text.weight", []int{2, 3}, []float32{1, -2, 3.5, 0, 1e-40, 6}),
+		Of("scalar", nil, []float64{3}),
+		Of("empty", []int{0, 4}, []int64(nil)),
+		Of("größe", []int{1, 1, 3}, []int32{1, -2, 3}),
+		{Name: "lazy", DType: "I64", Shape: []int{2}, Load: func() ([]byte, error) { return []byte("0123456789abcdef"), nil }},
+	}
+	for dtype := range storageClass {
+		n := 5 * int(dtypeSize[dtype])
+		data := make([]byte, n)
+		for i := range data {
+			data[i] = byte(i*37) & 0x3f
+			if dtype == "BOOL" {
+				data[i] &= 1
+			}
+		}
+		arrays = append(arrays, Array{Name: "all." + dtype, DType: dtype, Shape: []int{5}, Data: data})
+	}
+	return arrays
+}
+
+// torchPython returns a Python that has torch, from PYTHON_TORCH.
+func torchPython(t *testing.T) string {
+	t.Helper()
+	python := os.Getenv("PYTHON_TORCH")
+	if python == "" {
+		t.Skip("PYTHON_TORCH names no Python with torch")
+	}
+	return python
+}
+
+// PyTorch reads what we write and we read what it writes, to the bit.
+func TestPyTorch(t *testing.T) {
+	python := torchPython(t)
+	script := filepath.Join("..", "scripts", "torch_check.py")
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(python, append([]string{script}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	dir := t.TempDir()
+	pt, st := filepath.Join(dir, "ours.pt"), filepath.Join(dir, "ours.safetensors")
+	if err := WriteTorch(pt, torchArrays()); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(st, torchArrays(), nil); err != nil {
+		t.Fatal(err)
+	}
+	run("read", pt, st)
+	run("read", pt, st, "mmap")
+
+	seed := rand.Uint32()
+	t.Logf("seed %d", seed)
+	run("write", dir, fmt.Sprint(seed))
+	for _, name := range []string{"zip2", "zip4", "legacy2", "legacy4", "module"} {
+		got, err := readBack(t, filepath.Join(dir, name+".pt"), Open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := readBack(t, filepath.Join(dir, name+".safetensors"), Open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %d tensors, want %d", name, len(got), len(want))
+		}
+		for key, w := range want {
+			if g := got[key]; g.DType != w.DType || !slices.Equal(g.Shape, w.Shape) || !bytes.Equal(g.Data, w.Data) {
+				t.Errorf("%s: %s is %s %v, want %s %v, or other values", name, key, g.DType, g.Shape, w.DType, w.Shape)
+			}
+		}
+	}
+}
+
+// Encode rounds as float64 arithmetic does: to the nearer of two neighbours,
+// in a tie to the one with an even pattern.
+func TestEncode(t *testing.T) {
+	decode := map[string]func(uint16) float64{
+		"F16":  func(h uint16) float64 { return float64(half(h)) },
+		"BF16": func(h uint16) float64 { return float64(math.Float32frombits(uint32(h) << 16)) },
+	}
+	last := map[string]uint16{"F16": 0x7bff, "BF16": 0x7f7f}
+	for dtype, at := range decode {
+		for h := range last[dtype] {
+			lo, hi := at(h), at(h+1)
+			even := lo
+			if h%2 == 1 {
+				even = hi
+			}
+			mid := (lo + hi) / 2
+			values := []float32{float32(lo), -float32(lo), float32(mid), -float32(mid)}
+			want := []float64{lo, -lo, even, -even}
+			if float64(float32(mid)) != mid { // below float32's own spacing
+				values, want = values[:2], want[:2]
+			} else if dtype == "F16" || mid > 1e-30 {
+				below, above := math.Nextafter32(float32(mid), 0), math.Nextafter32(float32(mid), float32(math.Inf(1)))
+				values, want = append(values, below, above), append(want, lo, hi)
+			}
+			b, err := Encode(dtype, values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, w := range want {
+				if got := at(uint16(b[2*i]) | uint16(b[2*i+1])<<8); got != w || math.Signbit(got) != math.Signbit(w) {
+					t.Fatalf("%s: %v becomes %v, want %v", dtype, values[i], got, w)
+				}
+			}
+		}
+		inf := float32(math.Inf(1))
+		b, err := Encode(dtype, []float32{inf, -inf, float32(math.NaN())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g := at(uint16(b[0]) | uint16(b[1])<<8); g != math.Inf(1) {
+			t.Errorf("%s: +Inf becomes %v", dtype, g)
+		}
+		if g := at(uint16(b[4]) | uint16(b[5])<<8); !math.IsNaN(g) {
+			t.Errorf("%s: NaN becomes %v", dtype, g)
+		}
+		_, err = Encode(dtype, []float32{1, math.MaxFloat32})
+		wantError(t, err, "element 1", dtype)
+	}
+	if b, err := Encode("F16", []float32{65519.996}); err != nil || half(uint16(b[0])|uint16(b[1])<<8) != 65504 {
+		t.Errorf("65519.996 in F16: %v, %v", b, err)
+	}
+	_, err := Encode("F16", []float32{65520})
+	wantError(t, err, "65520")
+	_, err = Encode("I8", nil)
+	wantError(t, err, "I8")
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 )
 
@@ -35,17 +36,22 @@ func WriteTorch(path string, arrays []Array) error {
 	return replaceFile(path, func(w *bufio.Writer) error {
 		out := &counter{w: w}
 		z := zip.NewWriter(out)
+		var trailer int64 // bytes that the zip writer has yet to put after the last record
 		record := func(name string, data []byte) error {
 			if err := z.Flush(); err != nil {
 				return err
 			}
 			h := &zip.FileHeader{Name: "archive/" + name, Method: zip.Store}
 			const local, id = 30, 4 // bytes of a local header and of an extra field's
-			start := out.n + local + int64(len(h.Name)) + id
+			start := out.n + trailer + local + int64(len(h.Name)) + id
 			pad := (torchAlign - start%torchAlign) % torchAlign
 			h.Extra = binary.LittleEndian.AppendUint16([]byte("FB"), uint16(pad))
 			h.Extra = append(h.Extra, make([]byte, pad)...)
 			f, err := z.CreateHeader(h)
+			trailer = 16
+			if uint64(len(data)) >= math.MaxUint32 {
+				trailer = 24
+			}
 			if err == nil {
 				_, err = f.Write(data)
 			}
