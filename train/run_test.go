@@ -480,3 +480,40 @@ func newCPU(t *testing.T) kernels.Device {
 	}
 	return dev
 }
+
+// A vision stage starts from BEiT's weights as a torch file, and predicts the
+// codes of published tokenizers.
+func TestPublishedWeights(t *testing.T) {
+	pairs := writePairs(t, t.TempDir(), 28)
+	for _, v := range []config.Visual{
+		{Kind: config.VQKD, Weights: "vqkd/vqkd.pth", Codes: 64, CodeDim: 8, Dim: 32, Depth: 2, Heads: 2, DecoderDepth: 1, Decay: 0.9},
+		{Kind: config.DALLE, Weights: "dalle/encoder.pkl", Codes: 64},
+	} {
+		c := only(allStages(pairs, t.TempDir()), config.Vision)
+		c.Model.ImageSize, c.Model.Dim, c.Model.FFNRatio = 32, 32, 4
+		v.Weights = filepath.Join("..", "testdata", "tokenizers", v.Weights)
+		c.Visual = v
+		c.Init = filepath.Join("..", "testdata", "parity", "mim_beit", "beit.pth")
+		c.Stages[0].Steps, c.Stages[0].Warmup = 2, 1
+		var first *Stage
+		err := start(t.Context(), t, c, 1, false, watch(func(s *Stage, p *Progress) error {
+			first = s
+			if l := p.Total(); !(l > 2 && l < 8) { // ln 64 is 4.2
+				t.Errorf("%s: loss %v", v.Kind, l)
+			}
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := first.Handover
+		if slices.Contains(h.Initialised, "transformer.blocks.2.attn.qkv.weight") || !slices.Contains(h.Loaded, "relative_position_bias_table") {
+			t.Errorf("%s: loaded %q", v.Kind, h.Loaded)
+		}
+	}
+	c := only(allStages(pairs, t.TempDir()), config.Vision)
+	c.Visual = config.Visual{Kind: config.DALLE, Codes: 64}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "visual.weights") {
+		t.Errorf("a DALL-E without weights: %v", err)
+	}
+}

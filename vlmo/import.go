@@ -2,10 +2,12 @@ package vlmo
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 
 	"vlmo-train/kernels"
 	"vlmo-train/weights"
@@ -263,8 +265,9 @@ type Handover struct {
 // Assign copies the tensors of in to m's parameters of the same name. What in
 // lacks keeps its value, so Init comes first. A two-row table of token types
 // fills three rows, the third with row 1, the image's (SPEC §3). Index
-// buffers are ignored. A shape that differs is an error, except that a scalar
-// may also have shape [1]; m is then unchanged.
+// buffers are ignored. The last layer of a head over other codes or answers
+// than the model's is left. Any other shape that differs is an error, except
+// that a scalar may also have shape [1]; m is then unchanged.
 func Assign(m *Model, in HostTensors) (Handover, error) {
 	var h Handover
 	values := make([][]float32, 0, len(in))
@@ -285,6 +288,10 @@ func Assign(m *Model, in HostTensors) (Handover, error) {
 			t = HostTensor{p.Shape, slices.Concat(t.Data, t.Data[d:])}
 		}
 		if !sameShape(p.Shape, t.Shape) {
+			if classes(name) {
+				h.Left = append(h.Left, name)
+				continue
+			}
 			return Handover{}, fmt.Errorf("vlmo: tensor %s has shape %v, the model's is %v", name, t.Shape, p.Shape)
 		}
 		h.Loaded = append(h.Loaded, name)
@@ -300,6 +307,36 @@ func Assign(m *Model, in HostTensors) (Handover, error) {
 	}
 	slices.Sort(h.Initialised)
 	return h, nil
+}
+
+// classes reports whether a tensor has a row for each code or answer that a
+// model chooses from.
+func classes(name string) bool {
+	return strings.HasPrefix(name, "lm_head.") || strings.HasPrefix(name, "vqa_classifier.3.")
+}
+
+// WriteTable writes what was loaded, left and is new: a line for each kind of
+// tensor, in which a * stands for the numbers of blocks.
+func (h *Handover) WriteTable(w io.Writer) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, part := range []struct {
+		what  string
+		names []string
+	}{{"loaded", h.Loaded}, {"left", h.Left}, {"new", h.Initialised}} {
+		count := map[string]int{}
+		for _, name := range part.names {
+			before, after, ok := strings.Cut(name, "blocks.")
+			if _, rest, isBlock := strings.Cut(after, "."); ok && isBlock {
+				name = before + "blocks.*." + rest
+			}
+			count[name]++
+		}
+		fmt.Fprintf(out, "%s\t%d tensors\n", part.what, len(part.names))
+		for _, name := range slices.Sorted(maps.Keys(count)) {
+			fmt.Fprintf(out, "\t%s\t%d\n", name, count[name])
+		}
+	}
+	return out.Flush()
 }
 
 func sameShape(a, b []int) bool {
