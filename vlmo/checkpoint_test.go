@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -510,6 +511,28 @@ func TestIdentify(t *testing.T) {
 	} {
 		if got := Identify(c.in).String(); got != c.want {
 			t.Errorf("identified as %q, want %q", got, c.want)
+		}
+	}
+}
+
+// PyTorch finds in a converted checkpoint the tensors of the original, and the
+// index tensors.
+func TestPyTorch(t *testing.T) {
+	python := os.Getenv("PYTHON_TORCH")
+	if python == "" {
+		t.Skip("PYTHON_TORCH names no Python with torch")
+	}
+	dir := t.TempDir()
+	from := filepath.Join("..", "testdata", "parity", "pretrain_rel", "after_deepspeed_legacy.pt")
+	for _, dtype := range []string{"", "BF16"} {
+		pt, st := filepath.Join(dir, "w.pt"), filepath.Join(dir, "w.safetensors")
+		for _, to := range []string{pt, st} {
+			if _, err := Convert(from, to, ConvertOptions{MaxTextInit: 20, DType: dtype}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out, err := exec.Command(python, filepath.Join("..", "scripts", "torch_check.py"), "read", pt, st).CombinedOutput(); err != nil || !strings.Contains(string(out), "101 tensors are equal") {
+			t.Fatalf("%v\n%s", err, out)
 		}
 	}
 }
