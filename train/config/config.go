@@ -113,7 +113,7 @@ type VisualKind string
 // The visual tokenizers.
 const (
 	NoVisual VisualKind = "none"
-	VQKD     VisualKind = "vqkd" // ViT encoder with a vector-quantised code, trained by a tokenizer stage, or BEiT v2's
+	VQKD     VisualKind = "vqkd"  // ViT encoder with a vector-quantised code, trained by a tokenizer stage, or BEiT v2's
 	DALLE    VisualKind = "dalle" // the encoder of DALL-E, from its weights
 )
 
