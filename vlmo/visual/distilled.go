@@ -18,7 +18,7 @@ type Distilled struct {
 	Config
 	Store *engine.Store
 
-	tokenizer Tokenizer // lends nearest and the host's index lists
+	tokenizer Tokenizer // lends nearest and patches
 	cls, pos  *engine.Param
 	patch     layers.Linear
 	blocks    []*experts.Block
@@ -118,13 +118,13 @@ func (t *Distilled) encode(s *engine.Step, pixels []float32, n int) (kernels.Ten
 	rows := n * (1 + p)
 	proj := t.patch.Apply(s, layers.Node{X: t.tokenizer.patches(s, pixels, n)})
 	from, cls, pos, back := make([]int32, rows), make([]int32, rows), make([]int32, rows), make([]int32, 0, n*p)
-	pass := experts.Pass{Route: []experts.Span{{Expert: experts.Image, Lo: 0, Hi: rows}}}
+	pass := experts.Pass{FFN: experts.FFNRows{Route: []experts.Span{{Expert: experts.Image, Lo: 0, Hi: rows}}}, Recompute: true}
 	for i := range rows {
 		image, k := i/(1+p), i%(1+p)
 		from[i], cls[i], pos[i] = int32(image*p+k-1), -1, int32(k)
 		if k == 0 {
 			from[i], cls[i] = -1, 0
-			pass.Sequences = append(pass.Sequences, kernels.Sequence{ImageOff: i, ImageLen: 1 + p})
+			pass.Attention.Sequences = append(pass.Attention.Sequences, kernels.Sequence{ImageOff: i, ImageLen: 1 + p})
 		} else {
 			back = append(back, int32(i))
 		}
@@ -133,15 +133,11 @@ func (t *Distilled) encode(s *engine.Step, pixels []float32, n int) (kernels.Ten
 	engine.Run(s, kernels.Gather{Table: proj.X, Index: s.Indices(from), Y: x.X})
 	layers.Lookup(s, t.cls, s.Indices(cls), x)
 	layers.Lookup(s, t.pos, s.Indices(pos), x)
-	all := s.Indices(t.tokenizer.host.positions(rows, rows))
+	var err error
 	for _, b := range t.blocks {
-		m := s.Arena.Mark()
-		y, err := b.Forward(s, x, pass)
-		if err != nil {
+		if x, err = b.Forward(s, x, pass); err != nil {
 			return kernels.Tensor{}, err
 		}
-		engine.Run(s, kernels.Gather{Table: y.X, Index: all, Y: x.X})
-		s.Arena.Release(m)
 	}
 	patches := layers.NewNode(s, n*p, t.Dim)
 	engine.Run(s, kernels.Gather{Table: x.X, Index: s.Indices(back), Y: patches.X})
