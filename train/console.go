@@ -46,6 +46,11 @@ func (c *Console) StageStart(s *Stage) error {
 	if _, err := fmt.Fprintln(c.w, line); err != nil {
 		return err
 	}
+	if h := s.Handover; s.Index == 0 && s.First == 0 && len(h.Loaded) > 0 { // weights from outside
+		if err := h.WriteTable(c.w); err != nil {
+			return err
+		}
+	}
 	if c.terminal {
 		c.bar = progressbar.NewOptions(s.Steps, progressbar.OptionSetWriter(c.w), progressbar.OptionSetWidth(20),
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionShowDescriptionAtLineEnd(),

@@ -143,11 +143,12 @@ func (r *Run) Checkpoint(kinds ...config.Kind) (string, error) {
 }
 
 // Restore returns the model of a vl or retrieval checkpoint, a directory or a
-// safetensors file, for inference. The run must have been opened.
+// file of weights of any format, at the run's image size and text length, for
+// inference. The run must have been opened.
 func (r *Run) Restore(path string) (*vlmo.Model, error) {
-	w, err := readWeights(path)
+	w, err := vlmo.Import(path, r.backbone())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("train: %w", err)
 	}
 	kind := config.Retrieval
 	if _, ok := w["itm_score.fc.weight"]; ok {
@@ -489,7 +490,7 @@ func (r *Run) fillMasked(s *engine.Step, pixels []float32, codes []int32, n int)
 	if err != nil {
 		return nil, err
 	}
-	w, err := readWeights(path)
+	w, err := vlmo.ReadTensors(path)
 	if err != nil {
 		return nil, err
 	}

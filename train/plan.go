@@ -103,7 +103,7 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 		p.Precision = config.FP32
 	}
 	s := &Stage{Stage: st, Index: index, step: engine.NewStep(r.Dev, 0)}
-	r.visual = nil
+	r.visual, r.coder = nil, nil
 	if st.Kind == config.Tokenizer {
 		if s.vis, err = visual.New(r.Dev, r.visualConfig(), true); err != nil {
 			return p, err
@@ -124,6 +124,7 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 			if r.visual, err = visual.New(r.Dev, r.visualConfig(), false); err != nil {
 				return p, err
 			}
+			r.coder = r.visual
 			p.ParameterBytes += int64(4 * r.visual.Store.Value.Len())
 		} else {
 			p.Partial = "the visual tokenizer"

@@ -43,7 +43,8 @@ type Run struct {
 	pairs  *pairs
 	texts  *texts
 	test   *pairs
-	visual *visual.Tokenizer // trained, for vision stages
+	visual *visual.Tokenizer // trained here, if it was
+	coder  visual.Coder      // for vision stages: visual, or a published tokenizer
 	latest vlmo.HostTensors  // the last stage's weights
 }
 
@@ -150,28 +151,15 @@ func (r *Run) backbone() *vlmo.Config {
 	return &c
 }
 
-// loadVisual reads a trained visual tokenizer from a checkpoint directory or
-// a safetensors file.
-func (r *Run) loadVisual(path string) error {
-	w, err := readWeights(path)
-	if err != nil {
-		return err
+// loadVisual reads a visual tokenizer: one that was trained here, or one of
+// the published ones.
+func (r *Run) loadVisual(path string) (err error) {
+	if r.coder, err = visual.Open(r.Dev, path, r.visualConfig()); err != nil {
+		return fmt.Errorf("train: %w", err)
 	}
-	v, err := visual.New(r.Dev, r.visualConfig(), false)
-	if err != nil {
-		return err
+	if own, ok := r.coder.(*visual.Tokenizer); ok {
+		r.visual = own
 	}
-	for _, p := range v.Store.Params() {
-		x, ok := w[p.Name]
-		if !ok {
-			return fmt.Errorf("train: %s has no tensor %q: is it a visual tokenizer?", path, p.Name)
-		}
-		if len(x.Data) != p.Len() {
-			return fmt.Errorf("train: %s: %s has shape %v, the configuration wants %v", path, p.Name, x.Shape, p.Shape)
-		}
-		v.Store.Set(p, x.Data)
-	}
-	r.visual = v
 	return nil
 }
 
@@ -230,12 +218,9 @@ func (r *Run) Train(ctx context.Context) error {
 		return err
 	}
 	if r.Config.Init != "" {
-		w, err := readWeights(r.Config.Init)
-		if err != nil {
-			return err
-		}
-		if r.latest, err = vlmo.Resize(w, r.backbone()); err != nil {
-			return fmt.Errorf("train: %s: %w", r.Config.Init, err)
+		var err error
+		if r.latest, err = vlmo.Import(r.Config.Init, r.backbone()); err != nil {
+			return fmt.Errorf("train: %w", err)
 		}
 	}
 	if path := r.Config.Visual.Weights; path != "" {
@@ -249,14 +234,6 @@ func (r *Run) Train(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// readWeights reads a safetensors file or a checkpoint directory.
-func readWeights(path string) (vlmo.HostTensors, error) {
-	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-		path = filepath.Join(path, "model.safetensors")
-	}
-	return vlmo.ReadTensors(path)
 }
 
 // writeConfig stores the resolved configuration, and refuses to resume a run
@@ -405,7 +382,7 @@ func (r *Run) stage(ctx context.Context, index int) error {
 		}
 	}
 	if s.vis != nil {
-		r.visual = s.vis
+		r.visual, r.coder = s.vis, s.vis
 	} else {
 		r.latest = vlmo.Export(s.model)
 	}
@@ -606,7 +583,7 @@ func readLoss(dev kernels.Device, t kernels.Tensor) float64 {
 
 // maskedImages asks the visual tokenizer for the codes of the masked patches.
 func (r *Run) maskedImages(s *Stage, b *batch) (vlmo.Losses, error) {
-	if r.visual == nil {
+	if r.coder == nil {
 		return vlmo.Losses{}, errors.New("a vision stage needs a visual tokenizer: a stage of kind tokenizer before it, or visual.weights")
 	}
 	n := len(b.masks)
@@ -614,7 +591,7 @@ func (r *Run) maskedImages(s *Stage, b *batch) (vlmo.Losses, error) {
 	pixels := s.step.Upload(b.Pixels, n, px)
 	train := s.step.Train
 	s.step.Train = false
-	all, err := r.visual.Codes(s.step, b.Pixels, n)
+	all, err := r.coder.Codes(s.step, b.Pixels, n)
 	s.step.Train = train
 	if err != nil {
 		return vlmo.Losses{}, err

@@ -18,6 +18,7 @@ import (
 	"vlmo-train/kernels"
 	"vlmo-train/kernels/cpu"
 	"vlmo-train/train/config"
+	"vlmo-train/vlmo"
 	"vlmo-train/weights"
 )
 
@@ -479,4 +480,145 @@ func newCPU(t *testing.T) kernels.Device {
 		t.Fatal(err)
 	}
 	return dev
+}
+
+// A vision stage starts from BEiT's weights as a torch file, and predicts the
+// codes of published tokenizers.
+func TestPublishedWeights(t *testing.T) {
+	pairs := writePairs(t, t.TempDir(), 28)
+	for _, v := range []config.Visual{
+		{Kind: config.VQKD, Weights: "vqkd/vqkd.pth", Codes: 64, CodeDim: 8, Dim: 32, Depth: 2, Heads: 2, DecoderDepth: 1, Decay: 0.9},
+		{Kind: config.DALLE, Weights: "dalle/encoder.pkl", Codes: 64},
+	} {
+		c := only(allStages(pairs, t.TempDir()), config.Vision)
+		c.Model.ImageSize, c.Model.Dim, c.Model.FFNRatio = 32, 32, 4
+		v.Weights = filepath.Join("..", "testdata", "tokenizers", v.Weights)
+		c.Visual = v
+		c.Init = filepath.Join("..", "testdata", "parity", "mim_beit", "beit.pth")
+		c.Stages[0].Steps, c.Stages[0].Warmup = 2, 1
+		var first *Stage
+		err := start(t.Context(), t, c, 1, false, watch(func(s *Stage, p *Progress) error {
+			first = s
+			if l := p.Total(); !(l > 2 && l < 8) { // ln 64 is 4.2
+				t.Errorf("%s: loss %v", v.Kind, l)
+			}
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := first.Handover
+		if slices.Contains(h.Initialised, "transformer.blocks.2.attn.qkv.weight") || !slices.Contains(h.Loaded, "relative_position_bias_table") {
+			t.Errorf("%s: loaded %q", v.Kind, h.Loaded)
+		}
+	}
+	c := only(allStages(pairs, t.TempDir()), config.Vision)
+	c.Visual = config.Visual{Kind: config.DALLE, Codes: 64}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "visual.weights") {
+		t.Errorf("a DALL-E without weights: %v", err)
+	}
+}
+
+// What a checkpoint holds goes out under the original's names, with its index
+// tensors, laid out as the run's configuration says.
+func TestConvertCheckpoint(t *testing.T) {
+	pairs := writePairs(t, t.TempDir(), 28)
+	c := only(allStages(pairs, t.TempDir()), config.VL)
+	c.Stages[0].Steps, c.Stages[0].Warmup = 1, 1
+	if err := start(t.Context(), t, c, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(c.Out, "checkpoints", "0-vl", engine.CheckpointName(1))
+	for _, path := range []string{dir, filepath.Join(dir, "model.safetensors")} {
+		got, err := CheckpointConfig(path)
+		if err != nil || got == nil || got.Model.MaxTextInit != 16 {
+			t.Fatalf("%s: configuration %+v, %v", path, got, err)
+		}
+	}
+	if got, err := CheckpointConfig(t.TempDir()); got != nil || err != nil {
+		t.Errorf("a folder of no run: %v, %v", got, err)
+	}
+	out := filepath.Join(t.TempDir(), "out.pt")
+	done, err := vlmo.Convert(dir, out, vlmo.ConvertOptions{MaxTextInit: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done.To.Config.ImageSize != 16 || !done.Buffers {
+		t.Errorf("%+v", done)
+	}
+	want, err := vlmo.ReadTensors(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := vlmo.ReadTensors(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) || done.Tensors != len(want)+4 {
+		t.Errorf("%d tensors and %d in all, want %d", len(got), done.Tensors, len(want))
+	}
+	for name, w := range want {
+		if !slices.Equal(got[name].Data, w.Data) {
+			t.Errorf("%s differs", name)
+		}
+	}
+}
+
+// What the presets train has the names and shapes of the original's models,
+// but for the pooler of tasks that do not use it.
+func TestOfficialNames(t *testing.T) {
+	for preset, list := range map[string]string{
+		"base-text": "base-text-224", "base_plus-text": "base_plus-text-224",
+		"base-vl": "base-pretrain-224", "base_plus-vl": "base_plus-pretrain-224", "large-vl": "large-pretrain-224",
+		"base-coco": "base-retrieval-384", "base_plus-coco": "base_plus-retrieval-384", "large-flickr": "large-retrieval-384",
+	} {
+		c, err := config.Preset(preset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Model.Vocab == 0 {
+			c.Model.Vocab = 30522
+		}
+		dev := &kernels.Counter{}
+		r := &Run{Config: c, Dev: dev}
+		mc := r.modelConfig(&c.Stages[0])
+		m, err := vlmo.New(dev, mc, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		text := func(dtype string, shape []int) string {
+			s := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", "x"), "[]")
+			if s == "" {
+				s = "-"
+			}
+			return dtype + " " + s
+		}
+		for _, p := range m.Store.Params() {
+			got[p.Name] = text("F32", p.Shape)
+		}
+		for _, b := range vlmo.Buffers(&mc) {
+			got[b.Name] = text(b.DType, b.Shape)
+		}
+		lines, err := os.ReadFile(filepath.Join("..", "testdata", "checkpoints", list+".txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(lines)) {
+			name, want, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if strings.HasPrefix(name, "pooler.") && !mc.With.ITM {
+				continue
+			}
+			if got[name] != want {
+				t.Errorf("%s: %s is %q, the original's %q", preset, name, got[name], want)
+			}
+			delete(got, name)
+		}
+		// Stages share experts: a text stage carries those of pairs along.
+		for name := range got {
+			if !strings.Contains(name, "_vl.") || c.Stages[0].Kind != config.Text {
+				t.Errorf("%s: %s is not in the original", preset, name)
+			}
+		}
+	}
 }

@@ -2,11 +2,14 @@ package vlmo
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 
+	"vlmo-train/kernels"
 	"vlmo-train/weights"
 )
 
@@ -36,23 +39,28 @@ var buffers = [...]string{
 	"text_embeddings.position_ids",
 }
 
-// ReadTensors reads the floating-point tensors of the safetensors file at
-// path, widened to float32. Integer tensors are left out: in a VLMo or BEiT
-// checkpoint they are index buffers. The caller owns the result.
+// ReadTensors reads the floating-point tensors of a file of weights of any
+// format that weights.Open knows, widened to float32. Integer tensors are left
+// out: in a VLMo or BEiT checkpoint they are index buffers, which follow from
+// the configuration, and so are the index tensors that a file has as numbers
+// with a point. The caller owns the result.
 func ReadTensors(path string) (HostTensors, error) {
 	f, err := weights.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	return readTensors(f)
+}
+
+func readTensors(f *weights.File) (HostTensors, error) {
 	out := make(HostTensors)
 	for _, name := range f.Names() {
 		dtype, _, err := f.Info(name)
 		if err != nil {
 			return nil, err
 		}
-		switch dtype {
-		case "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64":
+		if !floating(dtype) || slices.Contains(buffers[:], name) {
 			continue
 		}
 		v, shape, err := f.Float32(name)
@@ -62,6 +70,51 @@ func ReadTensors(path string) (HostTensors, error) {
 		out[name] = HostTensor{shape, v}
 	}
 	return out, nil
+}
+
+// floating reports whether values of a dtype are read as float32.
+func floating(dtype string) bool {
+	switch dtype {
+	case "F64", "F32", "F16", "BF16":
+		return true
+	}
+	return false
+}
+
+// Import reads the weights at path for a model of configuration c: those of
+// VLMo, BEiT or BEiT v2, under their own or Hugging Face's names, in any
+// format that weights.Open knows. They come back under VLMo's names and at the
+// image size and text length of c (SPEC §9). The caller owns the result.
+func Import(path string, c *Config) (HostTensors, error) {
+	f, err := weights.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	id, err := IdentifyFile(f)
+	if err != nil {
+		return nil, err
+	}
+	switch id.Family {
+	case VQKD, DALLE:
+		return nil, fmt.Errorf("%s: %s, which is a visual tokenizer and no model's weights", path, id)
+	case Unknown:
+		return nil, fmt.Errorf("%s: its %d tensors have the names of no model that is known, such as %q", path, len(f.Names()), f.Names()[0])
+	}
+	in, err := readTensors(f)
+	if err == nil && id.Family == HuggingFaceBEiT {
+		in, err = FromHuggingFace(in)
+	}
+	if err == nil && id.Family != VLMo {
+		in, err = FromBEiT(in, c.MaxTextInit)
+	}
+	if err == nil {
+		in, err = Resize(in, c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return in, nil
 }
 
 // WriteTensors writes in as float32, and extra as it is, to the safetensors
@@ -212,8 +265,9 @@ type Handover struct {
 // Assign copies the tensors of in to m's parameters of the same name. What in
 // lacks keeps its value, so Init comes first. A two-row table of token types
 // fills three rows, the third with row 1, the image's (SPEC §3). Index
-// buffers are ignored. A shape that differs is an error, except that a scalar
-// may also have shape [1]; m is then unchanged.
+// buffers are ignored. The last layer of a head over other codes or answers
+// than the model's is left. Any other shape that differs is an error, except
+// that a scalar may also have shape [1]; m is then unchanged.
 func Assign(m *Model, in HostTensors) (Handover, error) {
 	var h Handover
 	values := make([][]float32, 0, len(in))
@@ -234,6 +288,10 @@ func Assign(m *Model, in HostTensors) (Handover, error) {
 			t = HostTensor{p.Shape, slices.Concat(t.Data, t.Data[d:])}
 		}
 		if !sameShape(p.Shape, t.Shape) {
+			if classes(name) {
+				h.Left = append(h.Left, name)
+				continue
+			}
 			return Handover{}, fmt.Errorf("vlmo: tensor %s has shape %v, the model's is %v", name, t.Shape, p.Shape)
 		}
 		h.Loaded = append(h.Loaded, name)
@@ -249,6 +307,36 @@ func Assign(m *Model, in HostTensors) (Handover, error) {
 	}
 	slices.Sort(h.Initialised)
 	return h, nil
+}
+
+// classes reports whether a tensor has a row for each code or answer that a
+// model chooses from.
+func classes(name string) bool {
+	return strings.HasPrefix(name, "lm_head.") || strings.HasPrefix(name, "vqa_classifier.3.")
+}
+
+// WriteTable writes what was loaded, left and is new: a line for each kind of
+// tensor, in which a * stands for the numbers of blocks.
+func (h *Handover) WriteTable(w io.Writer) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, part := range []struct {
+		what  string
+		names []string
+	}{{"loaded", h.Loaded}, {"left", h.Left}, {"new", h.Initialised}} {
+		count := map[string]int{}
+		for _, name := range part.names {
+			before, after, ok := strings.Cut(name, "blocks.")
+			if _, rest, isBlock := strings.Cut(after, "."); ok && isBlock {
+				name = before + "blocks.*." + rest
+			}
+			count[name]++
+		}
+		fmt.Fprintf(out, "%s\t%d tensors\n", part.what, len(part.names))
+		for _, name := range slices.Sorted(maps.Keys(count)) {
+			fmt.Fprintf(out, "\t%s\t%d\n", name, count[name])
+		}
+	}
+	return out.Flush()
 }
 
 func sameShape(a, b []int) bool {
@@ -281,42 +369,18 @@ func Buffers(c *Config) []weights.Array {
 	if c.Absolute {
 		return out
 	}
-	w := c.Window()
-	edge := 2*w - 1
-	r, a := edge*edge+3, c.BiasRows()
-	image := grid(n, func(i, j int) int {
-		switch {
-		case i == 0 && j == 0:
-			return r - 1
-		case i == 0:
-			return r - 3
-		case j == 0:
-			return r - 2
-		}
-		i, j = i-1, j-1
-		return (i/w-j/w+w-1)*edge + i%w - j%w + w - 1
-	})
-	words := grid(text, func(i, j int) int {
-		switch {
-		case i == 0 && j == 0:
-			return a - 1
-		case i == 0:
-			return a - 3
-		case j == 0:
-			return a - 2
-		}
-		return r + c.MaxTextInit + j - i
-	})
+	b := kernels.RelativeBias{Window: c.Window(), Text: c.MaxTextInit}
+	image, words := grid(n, b.ImageImage), grid(text, b.TextText)
 	both := grid(text+n, func(i, j int) int {
 		switch {
 		case i < text && j < text:
-			return int(words[i*text+j])
+			return b.TextText(i, j)
 		case i < text:
-			return r
+			return b.TextImage()
 		case j < text:
-			return r + 1
+			return b.ImageText()
 		}
-		return int(image[(i-text)*n+j-text])
+		return b.ImageImage(i-text, j-text)
 	})
 	return append(out,
 		weights.Of(buffers[0], []int{n, n}, image),

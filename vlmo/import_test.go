@@ -2,6 +2,7 @@ package vlmo
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math"
@@ -198,6 +199,43 @@ func TestAssignPartly(t *testing.T) {
 	types, from := m.Store.Get(m.Store.Param(tokenTypes)), in[tokenTypes].Data
 	if !slices.Equal(types[:64], from) || !slices.Equal(types[64:], from[32:]) {
 		t.Error("token types are not rows 0, 1, 1 of the file")
+	}
+}
+
+func TestHandoverTable(t *testing.T) {
+	in := readParity(t, "mim_beit/weights.safetensors")
+	beit, err := FromBEiT(in, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := importConfig()
+	c.VLStart = c.Depth
+	c.With = HeadSet{Codes: 54} // one more than the file
+	m := newModel(t, c)
+	before := m.Store.Get(m.Store.Param("lm_head.bias"))
+	h, err := Assign(m, beit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(h.Left, []string{"lm_head.bias", "lm_head.weight"}) || !slices.Contains(h.Initialised, "lm_head.bias") {
+		t.Errorf("left %q", h.Left)
+	}
+	if !slices.Equal(before, m.Store.Get(m.Store.Param("lm_head.bias"))) {
+		t.Error("a head that was left changed")
+	}
+	var text strings.Builder
+	if err := h.WriteTable(&text); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(text.String()) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	for _, want := range []string{fmt.Sprintf("loaded %d tensors", len(h.Loaded)), "transformer.blocks.*.mlp_imag.fc1.weight 3",
+		"left 2 tensors", "lm_head.weight 1", "transformer.blocks.*.mlp_text.fc1.weight 3"} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("no line %q in\n%s", want, text.String())
+		}
 	}
 }
 

@@ -19,8 +19,8 @@ const maxHeader = 100_000_000
 // metadataKey is the one header key that names no tensor.
 const metadataKey = "__metadata__"
 
-// read parses the header of the size bytes behind r; path serves messages.
-func read(path string, r io.ReaderAt, size int64) (*File, error) {
+// readSafetensors parses the header of the size bytes behind r; path serves messages.
+func readSafetensors(path string, r io.ReaderAt, size int64) (*File, error) {
 	fail := func(format string, args ...any) (*File, error) {
 		return nil, fmt.Errorf("%s: %w", path, fmt.Errorf(format, args...))
 	}
@@ -42,12 +42,17 @@ func read(path string, r io.ReaderAt, size int64) (*File, error) {
 	if got, err := r.ReadAt(header, 8); got < len(header) {
 		return fail("header: %w", err)
 	}
-	f := &File{path: path, r: r, base: 8 + int64(n), entries: map[string]entry{}}
+	f := &File{path: path, format: Safetensors, entries: map[string]entry{}}
 	if err := f.parse(header); err != nil {
 		return fail("header: %w", err)
 	}
-	if err := f.layOut(size - f.base); err != nil {
+	data := &record{r: r, base: 8 + int64(n), size: size - 8 - int64(n)}
+	if err := f.layOut(data.size); err != nil {
 		return fail("%w", err)
+	}
+	for name, e := range f.entries {
+		e.record = data
+		f.entries[name] = e
 	}
 	return f, nil
 }

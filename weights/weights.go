@@ -1,15 +1,22 @@
-// Package weights reads and writes tensor files in the safetensors format: an
-// 8-byte little-endian header length, a JSON header that gives every tensor's
-// dtype, shape and byte range, and the tensors' bytes, little-endian and
-// without holes.
+// Package weights reads and writes files of tensors: safetensors, also in
+// shards, and the files of torch.save, .pt, .pth and .ckpt, zip or legacy.
+//
+// A safetensors file is an 8-byte little-endian header length, a JSON header
+// that gives every tensor's dtype, shape and byte range, and the tensors'
+// bytes, little-endian and without holes. A torch file is a pickle whose
+// tensors are views of storages beside it; package pickle decodes it without
+// running anything.
+//
+// Files are memory-mapped and read a piece at a time, so that reading takes
+// little more memory than what is kept.
 package weights
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"unsafe"
@@ -25,6 +32,10 @@ type Array struct {
 	Shape []int
 	// Data holds the elements in row-major order, little-endian.
 	Data []byte
+	// Load makes the Data of an array that is written, if it is not nil. It is
+	// called when the array's turn comes, so that a large model is never in
+	// memory as a whole.
+	Load func() ([]byte, error)
 }
 
 // Elem is the set of Go types that have a dtype of the same layout.
@@ -82,63 +93,62 @@ var dtypeSize = map[string]int64{
 // knownDTypes lists the dtypes for error messages, narrow to wide.
 const knownDTypes = "BOOL, U8, I8, F8_E4M3, F8_E5M2, U16, I16, F16, BF16, U32, I32, F32, U64, I64, F64, C64"
 
-// File is an open tensor file. Its header is in memory; tensors are read when
-// asked for. Methods may be called from several goroutines at once.
+// File is an open file of tensors, or several that belong together. What the
+// tensors are is in memory; their values are read when asked for. Methods may
+// be called from several goroutines at once.
 type File struct {
-	// Metadata is the header's "__metadata__" map; nil when there is none.
+	// Metadata is the "__metadata__" map of a safetensors file; nil when there is none.
 	Metadata map[string]string
 
 	path    string
-	r       io.ReaderAt
-	base    int64 // file offset of the first tensor byte
+	format  Format
 	names   []string
 	entries map[string]entry
+	closers []io.Closer
+	inflate inflater
 }
 
-// entry is one tensor of the header; begin and end count from File.base.
+// Format is a kind of file that Open knows.
+type Format string
+
+// Formats.
+const (
+	Safetensors Format = "safetensors"
+	TorchZip    Format = "torch zip"
+	TorchLegacy Format = "torch legacy"
+	Sharded     Format = "sharded"
+)
+
+// entry is one tensor. begin and end are the bytes of its record that it
+// spans; strides, in elements, is nil where they are the tensor in row-major
+// order.
 type entry struct {
 	dtype      string
 	shape      []int
+	strides    []int64
+	record     *record
 	begin, end int64
 }
 
-// Open reads and validates the header of the file at path. It reports a
-// header that is too large, malformed or incomplete, an unknown dtype, a
-// duplicate name, a byte range that overlaps another, leaves a hole or does
-// not fit its shape, and a file that is shorter or longer than its tensors.
-// The caller must Close the file.
-func Open(path string) (*File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	file, err := read(path, f, st.Size())
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return file, nil
-}
-
-// Close closes the underlying file. Slices handed out stay valid.
+// Close closes the underlying files. Slices handed out stay valid.
 func (f *File) Close() error {
-	if c, ok := f.r.(io.Closer); ok {
-		return c.Close()
+	var errs []error
+	for _, c := range f.closers {
+		errs = append(errs, c.Close())
 	}
-	return nil
+	f.closers = nil
+	return errors.Join(errs...)
 }
 
-// Names returns the tensors' names in the order of their bytes in the file.
-// The caller owns the slice.
+// Format returns the kind of file.
+func (f *File) Format() Format { return f.format }
+
+// Path returns the path that the file was opened by.
+func (f *File) Path() string { return f.path }
+
+// Names returns the tensors' names: in the order of their bytes in a
+// safetensors file, in the order of the dictionary in a torch file. The caller
+// owns the slice.
 func (f *File) Names() []string { return slices.Clone(f.names) }
 
 // Has reports whether the file holds a tensor of that name.
@@ -162,8 +172,8 @@ func (f *File) Array(name string) (Array, error) {
 	if err != nil {
 		return Array{}, err
 	}
-	data := make([]byte, e.end-e.begin)
-	if err := f.readAt(name, data, e.begin); err != nil {
+	data, err := f.bytes(name, e)
+	if err != nil {
 		return Array{}, err
 	}
 	return Array{Name: name, DType: e.dtype, Shape: slices.Clone(e.shape), Data: data}, nil
@@ -177,12 +187,12 @@ func (f *File) Float32(name string) (values []float32, shape []int, err error) {
 		return nil, nil, err
 	}
 	size := dtypeSize[e.dtype]
-	values = make([]float32, (e.end-e.begin)/size)
+	values = make([]float32, e.len())
 	var convert func(dst []float32, src []byte)
 	switch e.dtype {
 	case "F32":
-		if nativeLittle() {
-			err := f.readAt(name, asBytes(values), e.begin)
+		if nativeLittle() && e.strides == nil {
+			err := f.readAt(name, e, asBytes(values), e.begin)
 			return values, slices.Clone(e.shape), err
 		}
 		convert = func(dst []float32, src []byte) {
@@ -260,7 +270,7 @@ func integers[T int32 | int64](f *File, name string, lo, hi int64) ([]T, []int, 
 		return nil, nil, fmt.Errorf("%s: tensor %q is %s, not an integer type", f.path, name, e.dtype)
 	}
 	size := dtypeSize[e.dtype]
-	values := make([]T, (e.end-e.begin)/size)
+	values := make([]T, e.len())
 	err = f.chunks(name, e, func(first int64, src []byte) error {
 		for i := int64(0); i*size < int64(len(src)); i++ {
 			v := at(src[i*size:])
@@ -289,29 +299,91 @@ func (f *File) entry(name string) (entry, error) {
 	return e, nil
 }
 
-// readAt fills dst from begin, counted from the first tensor byte.
-func (f *File) readAt(name string, dst []byte, begin int64) error {
+// len returns the number of elements.
+func (e *entry) len() int {
+	n := 1
+	for _, d := range e.shape {
+		n *= d
+	}
+	return n
+}
+
+// pieceBytes is how much is read at once.
+const pieceBytes = 4 << 20
+
+// readAt fills dst from the bytes of e's record that start at begin.
+func (f *File) readAt(name string, e entry, dst []byte, begin int64) error {
 	if len(dst) == 0 {
 		return nil
 	}
-	n, err := f.r.ReadAt(dst, f.base+begin)
-	if n == len(dst) {
-		return nil
+	r, base, err := f.inflate.open(e.record)
+	if err != nil {
+		return fmt.Errorf("%s: tensor %q: %w", f.path, name, err)
 	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+	for done := 0; done < len(dst); {
+		piece := dst[done:min(done+pieceBytes, len(dst))]
+		n, err := r.ReadAt(piece, base+begin+int64(done))
+		done += n
+		if n < len(piece) {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("%s: tensor %q: byte %d of %d: %w", f.path, name, done, len(dst), err)
+		}
 	}
-	return fmt.Errorf("%s: tensor %q: byte %d of %d: %w", f.path, name, n, len(dst), err)
+	return nil
+}
+
+// bytes returns a tensor's bytes in row-major order.
+func (f *File) bytes(name string, e entry) ([]byte, error) {
+	span := make([]byte, e.end-e.begin)
+	if err := f.readAt(name, e, span, e.begin); err != nil || e.strides == nil {
+		return span, err
+	}
+	size := dtypeSize[e.dtype]
+	out := make([]byte, int64(e.len())*size)
+	if len(out) == 0 {
+		return out, nil
+	}
+	index := make([]int, len(e.shape))
+	last := len(e.shape) - 1
+	var at int64 // of the row's first element in span
+	for to := int64(0); to < int64(len(out)); {
+		from := at * size
+		for range e.shape[last] {
+			copy(out[to:to+size], span[from:from+size])
+			to += size
+			from += e.strides[last] * size
+		}
+		for k := last - 1; k >= 0; k-- {
+			index[k]++
+			at += e.strides[k]
+			if index[k] < e.shape[k] {
+				break
+			}
+			at -= int64(index[k]) * e.strides[k]
+			index[k] = 0
+		}
+	}
+	return out, nil
 }
 
 // chunks reads a tensor a piece at a time, so that a conversion never holds
-// both forms. first is the index of the piece's first element.
+// both forms of a tensor that lies in the file in row-major order. first is
+// the index of the piece's first element.
 func (f *File) chunks(name string, e entry, do func(first int64, src []byte) error) error {
+	if e.strides != nil {
+		src, err := f.bytes(name, e)
+		if err != nil {
+			return err
+		}
+		return do(0, src)
+	}
 	size := dtypeSize[e.dtype]
 	buf := make([]byte, min(e.end-e.begin, 1<<18))
 	for at := e.begin; at < e.end; {
 		src := buf[:min(e.end-at, int64(len(buf)))]
-		if err := f.readAt(name, src, at); err != nil {
+		if err := f.readAt(name, e, src, at); err != nil {
 			return err
 		}
 		if err := do((at-e.begin)/size, src); err != nil {

@@ -105,8 +105,10 @@ func sameAfterWrite(t *testing.T, arrays []Array, metadata map[string]string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if f.base%8 != 0 {
-		t.Errorf("data starts at byte %d", f.base)
+	for name, e := range f.entries {
+		if e.record.base%8 != 0 {
+			t.Errorf("data of %q starts at byte %d", name, e.record.base)
+		}
 	}
 	if len(f.Metadata) != len(metadata) || (f.Metadata == nil) != (metadata == nil) {
 		t.Errorf("metadata %v, want %v", f.Metadata, metadata)
@@ -180,7 +182,7 @@ func TestRoundTrip(t *testing.T) {
 			for j := range data {
 				data[j] = byte(r.Uint32())
 			}
-			arrays = append(arrays, Array{name, dtypes[i], shape, data})
+			arrays = append(arrays, Array{Name: name, DType: dtypes[i], Shape: shape, Data: data})
 		}
 		r.Shuffle(len(arrays), func(i, j int) { arrays[i], arrays[j] = arrays[j], arrays[i] })
 		sameAfterWrite(t, arrays, map[string]string{"<k>": "v\u2028&", "": ""})
@@ -238,7 +240,7 @@ func TestHalves(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "h")
 	shape := []int{1 << 16}
-	if err := Write(path, []Array{{"F16", "F16", shape, all}, {"BF16", "BF16", shape, all}}, nil); err != nil {
+	if err := Write(path, []Array{{Name: "F16", DType: "F16", Shape: shape, Data: all}, {Name: "BF16", DType: "BF16", Shape: shape, Data: all}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	f, err := Open(path)
@@ -356,7 +358,7 @@ func TestBadFiles(t *testing.T) {
 		wantError(t, err, append(c.want, path)...)
 	}
 	// The cases above differ from this one, which is legal.
-	if _, err := read("good", bytes.NewReader(pack(good, 8)), int64(len(good)+16)); err != nil {
+	if _, err := read("good", bytes.NewReader(pack(good, 8)), int64(len(good)+16), stateDict); err != nil {
 		t.Error(err)
 	}
 	_, err := Open(t.TempDir())
@@ -374,7 +376,7 @@ func TestShrinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := os.Truncate(path, f.base+24); err != nil {
+	if err := os.Truncate(path, f.entries["x"].record.base+24); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := f.Float32("x"); err != nil {
@@ -389,7 +391,7 @@ func TestBadWrites(t *testing.T) {
 	if err := os.WriteFile(path, []byte("before"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	u8 := func(name string) Array { return Array{name, "U8", []int{1}, []byte{1}} }
+	u8 := func(name string) Array { return Array{Name: name, DType: "U8", Shape: []int{1}, Data: []byte{1}} }
 	for _, c := range []struct {
 		arrays []Array
 		want   string
@@ -397,9 +399,9 @@ func TestBadWrites(t *testing.T) {
 		{[]Array{u8("a"), u8("a")}, `"a" is given twice`},
 		{[]Array{u8("__metadata__")}, "reserved"},
 		{[]Array{u8("\xff")}, "UTF-8"},
-		{[]Array{{"a", "Q8", nil, nil}}, `"a": unknown dtype "Q8"`},
-		{[]Array{{"a", "F32", []int{2, 3}, make([]byte, 23)}}, "23 bytes do not fit F32 of shape [2×3], which takes 24"},
-		{[]Array{{"a", "F32", []int{-2, -3}, make([]byte, 24)}}, "negative"},
+		{[]Array{{Name: "a", DType: "Q8"}}, `"a": unknown dtype "Q8"`},
+		{[]Array{{Name: "a", DType: "F32", Shape: []int{2, 3}, Data: make([]byte, 23)}}, "23 bytes do not fit F32 of shape [2×3], which takes 24"},
+		{[]Array{{Name: "a", DType: "F32", Shape: []int{-2, -3}, Data: make([]byte, 24)}}, "negative"},
 	} {
 		wantError(t, Write(path, c.arrays, nil), path, c.want)
 	}
@@ -421,7 +423,7 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		b := pack(string(header), n)
-		file, err := read("fuzz", bytes.NewReader(b), int64(len(b)))
+		file, err := readSafetensors("fuzz", bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "fuzz: ") {
 				t.Errorf("%q does not name the file", err)
@@ -445,7 +447,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := read("again", bytes.NewReader(pack(string(out), n)), int64(8+len(out)+n))
+		again, err := readSafetensors("again", bytes.NewReader(pack(string(out), n)), int64(8+len(out)+n))
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}

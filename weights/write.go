@@ -17,7 +17,8 @@ import (
 // not at all: the bytes go to a temporary file in the same folder, which is
 // synced and renamed. Wider elements come first, otherwise the order stays,
 // so that every tensor is aligned to its element. The arrays' bytes are
-// written as they stand, without a copy in memory. Nil metadata is left out.
+// written as they stand or as Load makes them, without a copy in memory. Nil
+// metadata is left out.
 func Write(path string, arrays []Array, metadata map[string]string) error {
 	order := slices.Clone(arrays)
 	slices.SortStableFunc(order, func(a, b Array) int {
@@ -30,13 +31,61 @@ func Write(path string, arrays []Array, metadata map[string]string) error {
 	return replaceFile(path, func(w *bufio.Writer) error {
 		w.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(header))))
 		w.Write(header)
-		for _, a := range order {
-			if _, err := w.Write(a.Data); err != nil {
+		for i := range order {
+			data, err := order[i].load()
+			if err != nil {
+				return err
+			}
+			if _, err := w.Write(data); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// load returns the array's bytes.
+func (a *Array) load() ([]byte, error) {
+	data := a.Data
+	if a.Load != nil {
+		var err error
+		if data, err = a.Load(); err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", a.Name, err)
+		}
+	}
+	size, err := byteSize(a.DType, a.Shape)
+	if err == nil && size != int64(len(data)) {
+		err = fmt.Errorf("%d bytes do not fit %s of shape %s, which takes %d", len(data), a.DType, shapeText(a.Shape), size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", a.Name, err)
+	}
+	return data, nil
+}
+
+// checkArrays says what is wrong with arrays that are to be written.
+func checkArrays(arrays []Array) error {
+	seen := make(map[string]bool, len(arrays))
+	for i := range arrays {
+		a := &arrays[i]
+		switch {
+		case a.Name == metadataKey:
+			return fmt.Errorf("tensor name %q is reserved", a.Name)
+		case !utf8.ValidString(a.Name):
+			return fmt.Errorf("tensor name %q is not valid UTF-8", a.Name)
+		case seen[a.Name]:
+			return fmt.Errorf("tensor %q is given twice", a.Name)
+		}
+		seen[a.Name] = true
+		if a.Load != nil {
+			if _, err := byteSize(a.DType, a.Shape); err != nil {
+				return fmt.Errorf("tensor %q: %w", a.Name, err)
+			}
+		} else if _, err := a.load(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // encodeHeader checks the arrays and returns the JSON header, padded with
@@ -55,25 +104,12 @@ func encodeHeader(arrays []Array, metadata map[string]string) ([]byte, error) {
 		}
 		out = append(append(out, `"`+metadataKey+`":`...), text...)
 	}
-	seen := make(map[string]bool, len(arrays))
+	if err := checkArrays(arrays); err != nil {
+		return nil, err
+	}
 	var begin int64
 	for _, a := range arrays {
-		switch {
-		case a.Name == metadataKey:
-			return nil, fmt.Errorf("tensor name %q is reserved", a.Name)
-		case !utf8.ValidString(a.Name):
-			return nil, fmt.Errorf("tensor name %q is not valid UTF-8", a.Name)
-		case seen[a.Name]:
-			return nil, fmt.Errorf("tensor %q is given twice", a.Name)
-		}
-		seen[a.Name] = true
-		size, err := byteSize(a.DType, a.Shape)
-		if err != nil {
-			return nil, fmt.Errorf("tensor %q: %w", a.Name, err)
-		}
-		if size != int64(len(a.Data)) {
-			return nil, fmt.Errorf("tensor %q: %d bytes do not fit %s of shape %s, which takes %d", a.Name, len(a.Data), a.DType, shapeText(a.Shape), size)
-		}
+		size, _ := byteSize(a.DType, a.Shape)
 		name, err := json.Marshal(a.Name)
 		if err != nil {
 			return nil, fmt.Errorf("tensor %q: %w", a.Name, err)

@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		DisableSliceFlagSeparator: true,
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
-		Commands:                  []*cli.Command{demoCommand(), trainCommand(), evalCommand(), verifyCommand(), infoCommand()},
+		Commands:                  []*cli.Command{demoCommand(), trainCommand(), evalCommand(), verifyCommand(), convertCommand(), inspectCommand(), infoCommand()},
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              onUsageError,
 		Action: func(c *cli.Context) error {

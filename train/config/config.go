@@ -22,7 +22,8 @@ type Run struct {
 	Seed uint64 `yaml:"seed"`
 	// Out is the folder that receives checkpoints, logs and the report.
 	Out string `yaml:"out"`
-	// Init is the checkpoint to start from; empty starts from random weights.
+	// Init is the weights to start from: a checkpoint folder, or a file of VLMo
+	// or BEiT weights, safetensors or torch; empty starts from random weights.
 	Init string `yaml:"init"`
 	// Device is where the kernels run.
 	Device Device `yaml:"device"`
@@ -112,17 +113,19 @@ type VisualKind string
 // The visual tokenizers.
 const (
 	NoVisual VisualKind = "none"
-	VQKD     VisualKind = "vqkd" // ViT encoder with a vector-quantised code, trained by a tokenizer stage
+	VQKD     VisualKind = "vqkd"  // ViT encoder with a vector-quantised code, trained by a tokenizer stage, or BEiT v2's
+	DALLE    VisualKind = "dalle" // the encoder of DALL-E, from its weights
 )
 
-func (VisualKind) legal() []string { return []string{string(NoVisual), string(VQKD)} }
+func (VisualKind) legal() []string { return []string{string(NoVisual), string(VQKD), string(DALLE)} }
 
 // Visual is the tokenizer that turns patches into the codes that masked image
 // modelling predicts.
 type Visual struct {
 	Kind VisualKind `yaml:"kind"`
-	// Weights is a trained tokenizer, a checkpoint folder of a tokenizer stage
-	// or its model.safetensors; empty where a stage of this run trains it.
+	// Weights is a trained tokenizer: a checkpoint folder of a tokenizer stage
+	// or its model.safetensors, or the published file of BEiT v2's or of
+	// DALL-E's; empty where a stage of this run trains it.
 	Weights string `yaml:"weights"`
 	// Codes is the size of the codebook.
 	Codes int `yaml:"codes"`

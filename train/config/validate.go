@@ -40,7 +40,7 @@ func (r *Run) Validate() error {
 			tokenizer = true
 		case Vision:
 			p.require(r.Visual.Kind != NoVisual, key, "a vision stage predicts the codes of a visual tokenizer: set visual.kind")
-			p.require(r.Visual.Kind != VQKD || tokenizer || r.Visual.Weights != "", key, "the visual tokenizer is untrained: put a tokenizer stage before, or set visual.weights")
+			p.require(r.Visual.Kind == NoVisual || tokenizer || r.Visual.Weights != "", key, "the visual tokenizer is untrained: put a tokenizer stage before, or set visual.weights")
 		}
 	}
 	return errors.Join(p...)
