@@ -61,13 +61,13 @@ func TestDecodeFixtures(t *testing.T) {
 		File, Expected, Format, Pil string
 		Width, Height               int
 	}
-	readJSON(t, filepath.Join(fixtures(), "files.json"), &files)
-	truth := readTensors(t, filepath.Join(fixtures(), "expected.safetensors"))
+	readJSON(t, filepath.Join(fixtures("images"), "files.json"), &files)
+	truth := readTensors(t, filepath.Join(fixtures("images"), "expected.safetensors"))
 	count := map[string]int{}
 	for _, f := range files {
 		count[f.Expected]++
 		t.Run(f.File, func(t *testing.T) {
-			got, err := Load(filepath.Join(fixtures(), f.File), Options{})
+			got, err := Load(filepath.Join(fixtures("images"), f.File), Options{})
 			if err != nil && !strings.Contains(err.Error(), f.File) {
 				t.Errorf("error %q does not name the file", err)
 			}
@@ -125,7 +125,7 @@ func TestDecodePillow(t *testing.T) {
 }
 
 func TestGray16High(t *testing.T) {
-	data := readFile(t, filepath.Join(fixtures(), "png_gray16.png"))
+	data := readFile(t, filepath.Join(fixtures("images"), "png_gray16.png"))
 	m, err := Decode(data, Options{Gray16High: true})
 	if err != nil {
 		t.Fatal(err)
@@ -147,13 +147,13 @@ func TestGray16High(t *testing.T) {
 func TestBomb(t *testing.T) {
 	// Every format's 16-bit fields at their largest.
 	huge := func(name string, at ...int) []byte {
-		data := bytes.Clone(readFile(t, filepath.Join(fixtures(), name)))
+		data := bytes.Clone(readFile(t, filepath.Join(fixtures("images"), name)))
 		for _, i := range at {
 			data[i], data[i+1] = 0x3f, 0x3f
 		}
 		return data
 	}
-	sof := bytes.Index(readFile(t, filepath.Join(fixtures(), "jpeg_420.jpg")), []byte{0xff, 0xc0})
+	sof := bytes.Index(readFile(t, filepath.Join(fixtures("images"), "jpeg_420.jpg")), []byte{0xff, 0xc0})
 	large := huge("png_rgb.png", 18, 22)
 	binary.BigEndian.PutUint32(large[29:], crc32.ChecksumIEEE(large[12:29]))
 	for _, c := range []struct {
@@ -177,7 +177,7 @@ func TestBomb(t *testing.T) {
 		})
 	}
 	// Exactly at the limit is fine.
-	data := readFile(t, filepath.Join(fixtures(), "png_rgb.png"))
+	data := readFile(t, filepath.Join(fixtures("images"), "png_rgb.png"))
 	if _, err := Decode(data, Options{MaxPixels: 93 * 70}); err != nil {
 		t.Error(err)
 	}
@@ -197,7 +197,7 @@ func TestDecodeErrors(t *testing.T) {
 	}
 	// Every prefix of a file of every format, up to its picture data.
 	for _, name := range []string{"png_palette_4bit.png", "jpeg_8x8.jpg", "gif_interlaced.gif", "webp_lossy_alpha.webp", "webp_animated.webp", "bmp_8.bmp"} {
-		data := readFile(t, filepath.Join(fixtures(), name))
+		data := readFile(t, filepath.Join(fixtures("images"), name))
 		for n := range min(len(data), 1200) {
 			if n > len(data)/2 {
 				break
@@ -217,11 +217,11 @@ func TestDecodeErrors(t *testing.T) {
 // does not out of good ones.
 func TestUnsupported(t *testing.T) {
 	patch := func(name string, at int, v ...byte) []byte {
-		data := bytes.Clone(readFile(t, filepath.Join(fixtures(), name)))
+		data := bytes.Clone(readFile(t, filepath.Join(fixtures("images"), name)))
 		copy(data[at:], v)
 		return data
 	}
-	sof := bytes.Index(readFile(t, filepath.Join(fixtures(), "jpeg_444.jpg")), []byte{0xff, 0xc0})
+	sof := bytes.Index(readFile(t, filepath.Join(fixtures("images"), "jpeg_444.jpg")), []byte{0xff, 0xc0})
 	for _, c := range []struct {
 		name string
 		data []byte
@@ -243,7 +243,7 @@ func TestUnsupported(t *testing.T) {
 // minimise them takes most of the time otherwise.
 func FuzzDecode(f *testing.F) {
 	for _, pattern := range []string{"*.*", "broken/*"} {
-		names, err := filepath.Glob(filepath.Join(fixtures(), pattern))
+		names, err := filepath.Glob(filepath.Join(fixtures("images"), pattern))
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -31,7 +31,7 @@ func TestResizeParity(t *testing.T) {
 }
 
 func TestResizeFixtures(t *testing.T) {
-	truth := readTensors(t, filepath.Join(fixtures(), "expected.safetensors"))
+	truth := readTensors(t, filepath.Join(fixtures("images"), "expected.safetensors"))
 	n := 0
 	var r Resizer
 	dst := New(64, 64)
