@@ -58,8 +58,8 @@ func readCases(t testing.TB) []wordPieceCase {
 		}
 		cases = append(cases, c)
 	}
-	if len(cases) != 398 {
-		t.Fatalf("%d cases, want 398", len(cases))
+	if len(cases) == 0 {
+		t.Fatal("no cases")
 	}
 	return cases
 }
