@@ -241,3 +241,11 @@ func (k *kernel) acrossRows(dst []byte, acc []int32, src view, i, first int) {
 		dst[x] = clip8(v >> precision)
 	}
 }
+
+func clip8(v int32) byte {
+	if uint32(v) > 255 {
+		// All ones where v is positive, so 255, and 0 where it is negative.
+		v = ^(v >> 31)
+	}
+	return byte(v)
+}
