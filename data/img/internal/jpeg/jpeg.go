@@ -9,6 +9,9 @@
 // Baseline, extended and progressive JPEG with Huffman coding and 8 bits a
 // sample, of one, three or four components, with sampling factors of which each
 // divides the largest.
+//
+// With the build tag turbo and cgo, libjpeg-turbo decodes what is not
+// progressive; the results are the same.
 package jpeg
 
 import (
@@ -89,7 +92,9 @@ type decoder struct {
 	adobe        int // colour transform of the Adobe marker; -1: no marker
 	seg          []byte
 	sums         []int32
-	done         bool // strips have been decoded
+	done         bool // the picture is complete
+	whole        bool // libjpeg-turbo has read the file to its end
+	plain        bool // without libjpeg-turbo, for tests
 
 	pix []byte
 }
@@ -97,7 +102,11 @@ type decoder struct {
 // Decode decodes a JPEG file to w×h RGB pixels. size is told the size that the
 // header claims before memory is taken for it; its error is returned.
 func Decode(data []byte, size func(w, h int) error) (pix []byte, w, h int, err error) {
-	d := &decoder{data: data, adobe: -1}
+	return decode(&decoder{data: data, adobe: -1}, size)
+}
+
+func decode(d *decoder, size func(w, h int) error) (pix []byte, w, h int, err error) {
+	data := d.data
 	if len(data) < 2 || data[0] != 0xff || data[1] != mSOI {
 		return nil, 0, 0, errors.New("no SOI marker")
 	}
@@ -146,7 +155,9 @@ func (d *decoder) file(size func(w, h int) error) error {
 			}
 			d.interval = int(body[0])<<8 | int(body[1])
 		case mSOS:
-			err = d.scan(body)
+			if err = d.scan(body); d.whole {
+				return err
+			}
 		case mAPP0:
 			d.jfif = d.jfif || bytes.HasPrefix(body, []byte("JFIF\x00"))
 		case mAPPE:

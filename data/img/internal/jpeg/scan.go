@@ -73,6 +73,12 @@ func (d *decoder) scan(b []byte) error {
 	if all*least > 8*len(d.data) {
 		return errTruncated
 	}
+	if hasTurbo && strips && d.space() < cmyk && !d.plain {
+		if pix, ok := turbo(d.data, d.w, d.h); ok {
+			d.pix, d.whole = pix, true
+			return nil
+		}
+	}
 	if strips {
 		d.done = true
 		d.allocate()
