@@ -39,6 +39,10 @@ type Options struct {
 	// Gray16High takes the high byte of a 16-bit gray PNG's samples. Pillow
 	// clips them to 255, which turns ordinary 16-bit scans white.
 	Gray16High bool
+
+	// Orient turns the picture as its EXIF orientation says it is to be seen.
+	// Pillow's Image.open, and so the original, leaves it as it is stored.
+	Orient bool
 }
 
 func (o Options) check(w, h int) error {
@@ -62,7 +66,7 @@ func (o Options) check(w, h int) error {
 // of an animation; alpha, colour keys and transparent palette entries are
 // dropped and the colour underneath is used; 16-bit samples give their high
 // byte, except 16-bit gray (see [Options]); CMYK is converted by Pillow's plain
-// formula; EXIF orientation, gamma and colour profiles are ignored. PNG, GIF,
+// formula; EXIF orientation (see [Options]), gamma and colour profiles are ignored. PNG, GIF,
 // BMP, WebP and JPEG are equal to Pillow's to the byte.
 //
 // A damaged or cut file is an error that names the format; Decode never panics.
@@ -80,6 +84,9 @@ func Decode(data []byte, opt Options) (*Image, error) {
 			return nil, fmt.Errorf("img: %w", err)
 		}
 		return nil, fmt.Errorf("img: %s: %w", strings.ToLower(format), err)
+	}
+	if opt.Orient {
+		m = turned(m, orientation(data, format))
 	}
 	return m, nil
 }

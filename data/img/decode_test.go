@@ -94,6 +94,53 @@ func TestDecodePillow(t *testing.T) {
 	})
 }
 
+// JPEG of many kinds.
+func TestDecodeJPEG(t *testing.T) {
+	eachCase(t, "testdata/jpeg.safetensors", []string{"jpeg"}, func(t *testing.T, c pillowCase, truth *tensors, _ *Image) {
+		got, err := Decode(truth.bytes(c.File), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantEqual(t, got, truth.image(c.Name))
+	})
+}
+
+// Orientations against Pillow's exif_transpose, and that they are left alone
+// unless asked for.
+func TestOrient(t *testing.T) {
+	sizes := map[[2]int]bool{}
+	eachCase(t, "testdata/jpeg.safetensors", []string{"exif"}, func(t *testing.T, c pillowCase, truth *tensors, _ *Image) {
+		got, err := Decode(truth.bytes(c.File), Options{Orient: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantEqual(t, got, truth.image(c.Name))
+		sizes[[2]int{got.W, got.H}] = true
+		if got, err = Decode(truth.bytes(c.File), Options{}); err != nil || got.W != 11 || got.H != 7 {
+			t.Errorf("as stored: %dx%d, %v", got.W, got.H, err)
+		}
+	})
+	if len(sizes) != 2 {
+		t.Errorf("sizes %v", sizes)
+	}
+	// A directory that is cut, or points outside.
+	exif := "II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"
+	if o := tiffOrientation([]byte(exif)); o != 6 {
+		t.Errorf("orientation %d, want 6", o)
+	}
+	for n := range len(exif) {
+		if o := tiffOrientation([]byte(exif[:n])); o != 1 {
+			t.Errorf("cut to %d: orientation %d", n, o)
+		}
+	}
+	for _, format := range []string{"JPEG", "PNG", "WebP"} {
+		for n := range 64 {
+			orientation(bytes.Repeat([]byte{0xff}, n), format)
+			orientation(make([]byte, n), format)
+		}
+	}
+}
+
 func TestGray16High(t *testing.T) {
 	data := readFile(t, filepath.Join(own, "images", "png_gray16.png"))
 	m, err := Decode(data, Options{Gray16High: true})

@@ -188,7 +188,13 @@ type pillowCase struct {
 // eachPillow runs f for the cases of the given kinds. src is a copy of the
 // picture they were made from.
 func eachPillow(t *testing.T, kinds []string, f func(t *testing.T, c pillowCase, truth *tensors, src *Image)) {
-	truth := readTensors(t, "testdata/pillow.safetensors")
+	eachCase(t, "testdata/pillow.safetensors", kinds, f)
+}
+
+// eachCase is eachPillow with the cases of a file, whose pictures may have been
+// made from none.
+func eachCase(t *testing.T, path string, kinds []string, f func(t *testing.T, c pillowCase, truth *tensors, src *Image)) {
+	truth := readTensors(t, path)
 	var cases []pillowCase
 	if err := json.Unmarshal([]byte(truth.meta["cases"]), &cases); err != nil {
 		t.Fatal(err)
@@ -198,7 +204,11 @@ func eachPillow(t *testing.T, kinds []string, f func(t *testing.T, c pillowCase,
 		for _, c := range cases {
 			if c.Kind == kind {
 				n++
-				t.Run(c.Name, func(t *testing.T) { f(t, c, truth, clone(truth.image("source"))) })
+				src := &Image{}
+				if _, ok := truth.header["source"]; ok {
+					src = clone(truth.image("source"))
+				}
+				t.Run(c.Name, func(t *testing.T) { f(t, c, truth, src) })
 			}
 		}
 		if n == 0 {
