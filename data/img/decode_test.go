@@ -12,6 +12,7 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -256,8 +257,10 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-// FuzzDecode is best run with -fuzzminimizetime 10x: the seeds are large, and to
-// minimise them takes most of the time otherwise.
+// FuzzDecode looks for panics, and for memory beyond what the limit on pixels
+// and the size of the file account for. It is best run with -fuzzminimizetime
+// 10x: the seeds are large, and to minimise them takes most of the time
+// otherwise.
 func FuzzDecode(f *testing.F) {
 	for _, pattern := range []string{"*.*", "broken/*"} {
 		names, err := filepath.Glob(filepath.Join(own, "images", pattern))
@@ -270,18 +273,32 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := Decode(data, Options{MaxPixels: 1 << 16})
-		if err != nil && strings.Contains(err.Error(), "decoder failed") {
-			t.Error(err) // a panic that Decode caught
+	truth := readTensors(f, "testdata/jpeg.safetensors")
+	for name := range truth.header {
+		if strings.HasPrefix(name, "file/") {
+			f.Add(truth.bytes(name))
 		}
-		if err == nil {
-			if err := m.check("decoded"); err != nil {
-				t.Error(err)
+	}
+	const limit = 1 << 16
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		m, err := Decode(data, Options{MaxPixels: limit, Orient: true})
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4<<20+32*limit+1536*len(data)); got > most {
+			t.Errorf("%d bytes of memory for a file of %d, want at most %d", got, len(data), most)
+		}
+		if err != nil {
+			if strings.Contains(err.Error(), "decoder failed") {
+				t.Error(err) // a panic that Decode caught
 			}
-			if m.W*m.H > 1<<16 {
-				t.Errorf("%dx%d is beyond the limit", m.W, m.H)
-			}
+			return
+		}
+		if err := m.check("decoded"); err != nil {
+			t.Error(err)
+		}
+		if m.W*m.H > limit {
+			t.Errorf("%dx%d is beyond the limit", m.W, m.H)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -119,8 +120,8 @@ func TestParseJSONErrors(t *testing.T) {
 	}
 }
 
-// FuzzParseJSON also holds memory to some multiple of the input: a vocabulary
-// has no more tokens than its file has bytes.
+// FuzzParseJSON looks for panics, for tokenizers that contradict themselves and
+// for memory beyond a multiple of the file.
 func FuzzParseJSON(f *testing.F) {
 	names, err := filepath.Glob("testdata/tokenizer-*.json")
 	if err != nil || len(names) == 0 {
@@ -135,7 +136,13 @@ func FuzzParseJSON(f *testing.F) {
 	}
 	f.Add([]byte(`{"model":{"type":"WordPiece","vocab":{"[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3,"[MASK]":4,"a":6,"##a":5}},"pre_tokenizer":{"type":"BertPreTokenizer"},"added_tokens":[{"id":7,"content":"<x>"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		tok, err := ParseJSON(data, "fuzz")
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4<<20+256*len(data)); got > most {
+			t.Errorf("%d bytes of memory for a file of %d, want at most %d", got, len(data), most)
+		}
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "fuzz:") {
 				t.Fatalf("error %q does not name the file", err)
