@@ -91,7 +91,7 @@ type decoder struct {
 	jfif         bool
 	adobe        int // colour transform of the Adobe marker; -1: no marker
 	seg          []byte
-	sums         []int32
+	sums         []uint16
 	done         bool // the picture is complete
 	whole        bool // libjpeg-turbo has read the file to its end
 	plain        bool // without libjpeg-turbo, for tests

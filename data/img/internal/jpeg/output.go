@@ -1,17 +1,24 @@
 package jpeg
 
-import "errors"
+import (
+	"errors"
+
+	"vlmo-train/data/img/internal/pixel"
+)
 
 // allocate takes the memory of the picture.
 func (d *decoder) allocate() {
 	d.pix = make([]byte, 3*d.w*d.h)
 	for i := range d.comps {
 		c := &d.comps[i]
-		c.samples = make([]byte, 16*c.v*c.stride)
-		// One more, for the second half of the last pair of samples.
-		c.line = make([]byte, c.fx*c.w+1)
-		if len(d.sums) < c.w {
-			d.sums = make([]int32, c.w)
+		// Upsampling works on 16 samples at a time.
+		n := (c.w + 15) &^ 15
+		c.samples = make([]byte, 16*c.v*c.stride+16)
+		if c.fx > 1 || c.fy > 1 {
+			c.line = make([]byte, c.fx*n)
+		}
+		if len(d.sums) < n+2 {
+			d.sums = make([]uint16, n+2)
 		}
 	}
 }
@@ -78,7 +85,7 @@ func (d *decoder) emit(my int) {
 				p[0], p[1], p[2] = r[x], g[x], b[x]
 			}
 		case yCbCr:
-			convert(out, rows[0], rows[1], rows[2])
+			pixel.Convert(out, rows[0], rows[1], rows[2])
 		case cmyk:
 			for x, k := range rows[3] {
 				white := 255 - int(^k)
@@ -87,7 +94,7 @@ func (d *decoder) emit(my int) {
 				}
 			}
 		case ycck:
-			convert(out, rows[0], rows[1], rows[2])
+			pixel.Convert(out, rows[0], rows[1], rows[2])
 			for x, k := range rows[3] {
 				white := 255 - int(^k)
 				for c := range 3 {
@@ -158,18 +165,9 @@ func (d *decoder) upsample(c *component, y int) []byte {
 	}
 	switch {
 	case c.fx == 2 && c.fy == 2 && c.w > 2:
-		sums := d.sums[:c.w]
-		near = near[:c.w]
-		for x, v := range row {
-			sums[x] = 3*int32(v) + int32(near[x])
-		}
-		triangle(c.line, sums, 8, 7, 4)
+		pixel.Triangle(c.line, row, near, d.sums)
 	case c.fx == 2 && c.fy == 1 && c.w > 2:
-		sums := d.sums[:c.w]
-		for x, v := range row {
-			sums[x] = int32(v)
-		}
-		triangle(c.line, sums, 1, 2, 2)
+		triangle(c.line, row)
 	case c.fx == 1 && c.fy == 2:
 		bias := int32(1 + y%2)
 		for x, v := range row {
@@ -185,50 +183,17 @@ func (d *decoder) upsample(c *component, y int) []byte {
 	return c.line
 }
 
-// triangle doubles the row in: out[2i] is (3 in[i] + in[i-1] + left) >> shift,
-// out[2i+1] is (3 in[i] + in[i+1] + right) >> shift, where the first and the
-// last take in[i] for the neighbour they lack. in has at least two values, out
-// holds 2*len(in) or more.
-func triangle(out []byte, in []int32, left, right int32, shift uint) {
+// triangle doubles a row: out[2i] is (3 in[i] + in[i-1] + 1) >> 2, out[2i+1] is
+// (3 in[i] + in[i+1] + 2) >> 2, where the first and the last take in[i] for the
+// neighbour they lack.
+func triangle(out, in []byte) {
 	n := len(in)
-	out = out[:2*n]
-	shift &= 31
-	prev := in[0]
-	for i, v := range in[:n-1] {
-		next := in[i+1]
+	prev := int32(in[0])
+	for i, b := range in {
+		v, next := int32(b), int32(in[min(i+1, n-1)])
 		p := out[2*i : 2*i+2 : 2*i+2]
-		p[0] = byte((3*v + prev + left) >> shift)
-		p[1] = byte((3*v + next + right) >> shift)
+		p[0] = byte((3*v + prev + 1) >> 2)
+		p[1] = byte((3*v + next + 2) >> 2)
 		prev = v
-	}
-	v := in[n-1]
-	out[2*n-2] = byte((3*v + prev + left) >> shift)
-	out[2*n-1] = byte((4*v + right) >> shift)
-}
-
-// ycc holds libjpeg's YCbCr to RGB tables (jdcolor.c): 16-bit fixed point, red
-// and blue rounded on their own, green as a sum whose rounding term is in cbG.
-var ycc = func() (t struct{ crR, cbB, crG, cbG [256]int32 }) {
-	const half = 1 << 15
-	fix := func(x float64) int32 { return int32(x*(1<<16) + 0.5) }
-	for i := range int32(256) {
-		x := i - 128
-		t.crR[i] = (fix(1.40200)*x + half) >> 16
-		t.cbB[i] = (fix(1.77200)*x + half) >> 16
-		t.crG[i] = -fix(0.71414) * x
-		t.cbG[i] = -fix(0.34414)*x + half
-	}
-	return t
-}()
-
-// convertGo writes a row of RGB.
-func convertGo(out, luma, cb, cr []byte) {
-	cb, cr = cb[:len(luma)], cr[:len(luma)]
-	for x, v := range luma {
-		l, b, r := int32(v), cb[x], cr[x]
-		p := out[3*x : 3*x+3 : 3*x+3]
-		p[0] = clip8(l + ycc.crR[r])
-		p[1] = clip8(l + (ycc.cbG[b]+ycc.crG[r])>>16)
-		p[2] = clip8(l + ycc.cbB[b])
 	}
 }
