@@ -90,8 +90,9 @@ type Model struct {
 	VLStart int `yaml:"vl_start"`
 	// Vocab is the number of words; 0 takes the vocabulary file's.
 	Vocab int `yaml:"vocab"`
-	// VocabFile is the WordPiece vocabulary, one piece a line; empty takes that
-	// of bert-base-uncased.
+	// VocabFile is the WordPiece vocabulary: a tokenizer.json of BERT's kind,
+	// cased ones too, or one piece a line, uncased; empty takes that of
+	// bert-base-uncased.
 	VocabFile string `yaml:"vocab_file"`
 	// MaxText is the longest text in tokens, [CLS] and [SEP] included.
 	MaxText int `yaml:"max_text"`
