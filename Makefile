@@ -3,7 +3,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race isa lint arm64 generate bench demo verify ci clean
+.PHONY: help build test turbo race isa lint arm64 generate bench demo verify ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ build: ## bin/vlmo-train, a static binary
 
 test: ## all tests
 	CGO_ENABLED=0 go test ./...
+
+turbo: ## the tests of data/img with libjpeg-turbo (needs a C compiler, pkg-config and libturbojpeg0-dev)
+	CGO_ENABLED=1 go test -tags turbo ./data/img/...
 
 race: ## the packages where goroutines meet, under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race -skip 'TestEmulat|TestNoAllocation|TestConformance/avx|TestConformance/generic/[12]' ./data/dataset ./data/loader ./kernels/cpu
@@ -26,7 +29,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck, generated files
 arm64: ## build for arm64 and test the kernels in qemu-user
 	scripts/arm64.sh
 
-generate: ## write the assembly of kernels/cpu anew
+generate: ## write the assembly of kernels/cpu and data/img anew
 	go generate ./...
 
 bench: ## benchmarks into bench/results

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the parity cases with every instruction set that kernels/cpu can choose
-# on this processor, by the variable VLMO_CPU_ISA.
+# on this processor, by the variable VLMO_CPU_ISA, and the tests of data/img
+# without vectors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,3 +21,8 @@ for isa in "${sets[@]}"; do
   echo "isa: $isa"
   CGO_ENABLED=0 VLMO_CPU_ISA=$isa go test -count=1 ./train/verify
 done
+
+if has avx2; then
+  echo "isa: data/img without avx2"
+  CGO_ENABLED=0 GODEBUG=cpu.avx2=off go test -count=1 ./data/img/...
+fi

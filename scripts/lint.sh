@@ -13,14 +13,17 @@ fi
 
 CGO_ENABLED=0 go vet ./...
 CGO_ENABLED=0 go run "$STATICCHECK" ./...
-shellcheck .ci/run scripts/*.sh
+shellcheck .ci/run scripts/*.sh bench/*/*.sh
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-go run ./kernels/cpu/internal/gen -dir "$tmp"
-for f in "$tmp"/*; do
-  if ! cmp "$f" "kernels/cpu/$(basename "$f")"; then
-    echo "lint: kernels/cpu/$(basename "$f") is not what its generator writes: make generate" >&2
-    exit 1
-  fi
+for package in kernels/cpu data/img/internal/pixel; do
+  mkdir -p "$tmp/$package"
+  go run "./$package/internal/gen" -dir "$tmp/$package"
+  for f in "$tmp/$package"/*; do
+    if ! cmp "$f" "$package/$(basename "$f")"; then
+      echo "lint: $package/$(basename "$f") is not what its generator writes: make generate" >&2
+      exit 1
+    fi
+  done
 done

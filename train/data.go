@@ -139,7 +139,12 @@ func newMaker(r *Run, index int) *maker {
 		aug: img.Augment{CropArea: a.CropArea, CropRatio: a.CropRatio, Flip: a.Flip, Rotate: a.Rotate, Translate: a.Translate, Scale: a.Scale,
 			Shear: a.Shear, Fill: [3]byte{255, 255, 255}, OnePass: r.Config.Model.ImageSize <= 64,
 			Brightness: a.Brightness, Contrast: a.Contrast, Saturation: a.Saturation,
-			Hue: a.Hue, Gray: a.Gray, Erase: a.Erase}}
+			Hue: a.Hue, Gray: a.Gray, Erase: a.Erase,
+			Rand: img.RandAugment{Ops: a.RandAugment.Ops, Level: a.RandAugment.Level, Kind: randKinds[a.RandAugment.Kind]}}}
+}
+
+var randKinds = map[config.RandKind]img.RandKind{
+	config.RandDefault: img.RandDefault, config.RandCompat: img.RandCompat, config.RandPillow: img.RandPillow,
 }
 
 func (m *maker) source(p rng.Purpose, sample uint64) rng.Source {

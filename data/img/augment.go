@@ -45,6 +45,9 @@ type Augment struct {
 	// Gray is the probability of dropping all colour.
 	Gray float64
 
+	// Rand varies the picture by drawn operations.
+	Rand RandAugment
+
 	// Erase is the probability of painting a rectangle of 2 to 33 % of the
 	// area, height over width 0.3 to 3.3 (random erasing).
 	Erase float64
@@ -73,7 +76,7 @@ func (a *Augment) check() error {
 			return fmt.Errorf("img: augmentation: %s is %v, want a rising range above 0 and up to %v", f.name, f.r, f.max)
 		}
 	}
-	return nil
+	return a.Rand.check()
 }
 
 func (a *Augment) affine() bool {
@@ -86,6 +89,7 @@ type Augmenter struct {
 	a       Augment
 	resizer Resizer
 	tmp     Image
+	steps   []randStep
 }
 
 // NewAugmenter checks a and returns an Augmenter for it.
@@ -110,34 +114,17 @@ func (t *Augmenter) Apply(dst, src *Image, s *rng.Source) error {
 		return err
 	}
 	a := &t.a
-	crop := rect{0, 0, src.W, src.H}
+	v := variation{crop: rect{0, 0, src.W, src.H}, affine: identity}
 	if a.CropArea != [2]float64{} {
-		crop = randomCrop(s, src.W, src.H, a.CropArea, a.CropRatio)
+		v.crop = randomCrop(s, src.W, src.H, a.CropArea, a.CropRatio)
 	}
-	flip := a.Flip > 0 && s.Float64() < a.Flip
-	m := identity
+	v.flip = a.Flip > 0 && s.Float64() < a.Flip
 	if a.affine() {
-		m = a.inverseAffine(s, float64(dst.W), float64(dst.H))
+		v.affine = a.inverseAffine(s, float64(dst.W), float64(dst.H))
 	}
-
-	if a.OnePass {
-		m = m.then(crop.fromOutput(dst.W, dst.H, flip))
-		warp(dst, src, m, a.Fill)
-	} else {
-		out := dst
-		if a.affine() {
-			t.tmp.reshape(dst.W, dst.H)
-			out = &t.tmp
-		}
-		// The crop is a picture of its own: the filter does not reach out of it.
-		t.resizer.resize(out, src.view(crop.x, crop.y, crop.w, crop.h), Box{0, 0, float32(crop.w), float32(crop.h)})
-		if flip {
-			flipRows(out)
-		}
-		if a.affine() {
-			warp(dst, out, m, a.Fill)
-		}
-	}
+	t.steps = a.Rand.appendSteps(t.steps[:0], s)
+	v.steps = t.steps
+	t.vary(dst, src, &v)
 
 	a.jitter(dst, s)
 	if a.Gray > 0 && s.Float64() < a.Gray {
@@ -147,6 +134,41 @@ func (t *Augmenter) Apply(dst, src *Image, s *rng.Source) error {
 		erase(dst, s, a.Fill)
 	}
 	return nil
+}
+
+// variation is what was drawn for a picture, as far as it moves pixels, and its
+// RandAugment.
+type variation struct {
+	crop   rect
+	flip   bool
+	affine affine // result to source
+	steps  []randStep
+}
+
+// vary makes dst of src.
+func (t *Augmenter) vary(dst, src *Image, v *variation) {
+	a := &t.a
+	if a.OnePass {
+		warp(dst, src, v.affine.then(v.crop.fromOutput(dst.W, dst.H, v.flip)), a.Fill)
+	} else {
+		out := dst
+		if a.affine() {
+			t.tmp.reshape(dst.W, dst.H)
+			out = &t.tmp
+		}
+		// The crop is a picture of its own: the filter does not reach out of it.
+		c := v.crop
+		t.resizer.resize(out, src.view(c.x, c.y, c.w, c.h), Box{0, 0, float32(c.w), float32(c.h)})
+		if v.flip {
+			flipRows(out)
+		}
+		if a.affine() {
+			warp(dst, out, v.affine, a.Fill)
+		}
+	}
+	for _, s := range v.steps {
+		s.apply(dst, &t.tmp, a.Rand.Kind)
+	}
 }
 
 func uniform(s *rng.Source, lo, hi float64) float64 { return lo + float64(s.Float64()*(hi-lo)) }
@@ -162,16 +184,30 @@ type rect struct{ x, y, w, h int }
 // allowed ratio.
 func randomCrop(s *rng.Source, w, h int, area, ratio [2]float64) rect {
 	for range 10 {
-		target := float64(w) * float64(h) * uniform(s, area[0], area[1])
-		aspect := logUniform(s, ratio)
-		cw := int(math.RoundToEven(math.Sqrt(target * aspect)))
-		ch := int(math.RoundToEven(math.Sqrt(target / aspect)))
-		if 0 < cw && cw <= w && 0 < ch && ch <= h {
+		share := s.Float64()
+		if cw, ch, ok := cropSize(w, h, area, ratio, share, s.Float64()); ok {
 			y := s.IntN(h - ch + 1)
 			x := s.IntN(w - cw + 1)
 			return rect{x, y, cw, ch}
 		}
 	}
+	return centralCrop(w, h, ratio)
+}
+
+// cropSize is one try: the size of a crop whose area is at share of its range
+// and whose ratio is at place of its logarithmic range, both in [0, 1), and
+// whether it fits.
+func cropSize(w, h int, area, ratio [2]float64, share, place float64) (cw, ch int, ok bool) {
+	target := float64(w) * float64(h) * (area[0] + float64(share*(area[1]-area[0])))
+	lo, hi := math.Log(ratio[0]), math.Log(ratio[1])
+	aspect := math.Exp(lo + float64(place*(hi-lo)))
+	cw = int(math.RoundToEven(math.Sqrt(target * aspect)))
+	ch = int(math.RoundToEven(math.Sqrt(target / aspect)))
+	return cw, ch, 0 < cw && cw <= w && 0 < ch && ch <= h
+}
+
+// centralCrop is the largest rectangle of an allowed ratio, in the middle.
+func centralCrop(w, h int, ratio [2]float64) rect {
 	cw, ch := w, h
 	if r := float64(w) / float64(h); r < ratio[0] {
 		ch = max(1, int(math.RoundToEven(float64(w)/ratio[0])))

@@ -7,13 +7,14 @@ import (
 	"image"
 	"image/color"
 	"image/gif"
-	"image/jpeg"
 	"image/png"
 	"io"
 	"os"
 	"strings"
 
 	"golang.org/x/image/bmp"
+
+	"vlmo-train/data/img/internal/jpeg"
 )
 
 // DefaultMaxPixels is the largest picture [Decode] accepts unless told
@@ -38,6 +39,10 @@ type Options struct {
 	// Gray16High takes the high byte of a 16-bit gray PNG's samples. Pillow
 	// clips them to 255, which turns ordinary 16-bit scans white.
 	Gray16High bool
+
+	// Orient turns the picture as its EXIF orientation says it is to be seen.
+	// Pillow's Image.open, and so the original, leaves it as it is stored.
+	Orient bool
 }
 
 func (o Options) check(w, h int) error {
@@ -61,10 +66,8 @@ func (o Options) check(w, h int) error {
 // of an animation; alpha, colour keys and transparent palette entries are
 // dropped and the colour underneath is used; 16-bit samples give their high
 // byte, except 16-bit gray (see [Options]); CMYK is converted by Pillow's plain
-// formula; EXIF orientation, gamma and colour profiles are ignored. PNG, GIF,
-// BMP and WebP are equal to Pillow's to the byte. A JPEG is upsampled and
-// converted to RGB with the arithmetic of libjpeg; what may differ by a few
-// levels is the inverse DCT.
+// formula; EXIF orientation (see [Options]), gamma and colour profiles are ignored. PNG, GIF,
+// BMP, WebP and JPEG are equal to Pillow's to the byte.
 //
 // A damaged or cut file is an error that names the format; Decode never panics.
 // Not supported, and an error: JPEG with arithmetic coding, 12 bits, lossless
@@ -81,6 +84,9 @@ func Decode(data []byte, opt Options) (*Image, error) {
 			return nil, fmt.Errorf("img: %w", err)
 		}
 		return nil, fmt.Errorf("img: %s: %w", strings.ToLower(format), err)
+	}
+	if opt.Orient {
+		m = turned(m, orientation(data, format))
 	}
 	return m, nil
 }
@@ -160,42 +166,11 @@ func decodePNG(data []byte, opt Options) (*Image, error) {
 }
 
 func decodeJPEG(data []byte, opt Options) (*Image, error) {
-	if name := unsupportedSOF[frameMarker(data)]; name != "" {
-		return nil, fmt.Errorf("%s JPEG (marker 0xff%02x) is not supported", name, frameMarker(data))
-	}
-	m, err := decodeWith(data, opt, jpeg.DecodeConfig, jpeg.Decode)
+	pix, w, h, err := jpeg.Decode(data, opt.check)
 	if err != nil {
 		return nil, err
 	}
-	if m, ok := m.(*image.YCbCr); ok {
-		return fromJPEG(m), nil
-	}
-	return convert(m, false)
-}
-
-// unsupportedSOF names the coding processes that image/jpeg lacks, by the start
-// of frame marker (ITU-T T.81, table B.1).
-var unsupportedSOF = map[byte]string{
-	0xc3: "lossless",
-	0xc5: "hierarchical", 0xc6: "hierarchical", 0xc7: "hierarchical",
-	0xc9: "arithmetic-coded", 0xca: "arithmetic-coded", 0xcb: "arithmetic-coded",
-	0xcd: "arithmetic-coded", 0xce: "arithmetic-coded", 0xcf: "arithmetic-coded",
-}
-
-// frameMarker returns the second byte of a JPEG's start of frame marker, or 0
-// where there is none.
-func frameMarker(data []byte) byte {
-	for at := 2; at+4 <= len(data) && data[at] == 0xff; {
-		switch m := data[at+1]; {
-		case m == 0xff: // fill byte
-			at++
-		case m >= 0xc0 && m <= 0xcf && m != 0xc4 && m != 0xc8 && m != 0xcc:
-			return m
-		default:
-			at += 2 + int(data[at+2])<<8 + int(data[at+3])
-		}
-	}
-	return 0
+	return &Image{W: w, H: h, Pix: pix}, nil
 }
 
 func decodeBMP(data []byte, opt Options) (*Image, error) {
@@ -310,14 +285,6 @@ func convert(src image.Image, clip16 bool) (*Image, error) {
 	case *image.NRGBA64:
 		return each(m.Pix, m.Stride, 8, func(d, s []byte) {
 			d[0], d[1], d[2] = clip(s[0], s[1]), clip(s[2], s[3]), clip(s[4], s[5])
-		})
-	case *image.CMYK:
-		return each(m.Pix, m.Stride, 4, func(d, s []byte) {
-			white := 255 - int(s[3])
-			for c := range d {
-				t := int(s[c])*white + 128
-				d[c] = byte(white - (t+t>>8)>>8)
-			}
 		})
 	case *image.Paletted:
 		var palette [256][3]byte

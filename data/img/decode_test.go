@@ -2,29 +2,21 @@ package img
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"image"
 	"image/jpeg"
 	"image/png"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
-
-// A JPEG may differ from libjpeg's result by this much.
-const jpegMax, jpegMean = 4, 1.0
-
-func wantJPEG(t *testing.T, got, want *Image) {
-	t.Helper()
-	largest, mean := difference(t, got, want)
-	t.Logf("differs by up to %d, %.4f on average", largest, mean)
-	if largest > jpegMax || mean > jpegMean {
-		t.Errorf("differs by up to %d, %.3f on average, want at most %d and %v", largest, mean, jpegMax, jpegMean)
-	}
-}
 
 func TestDecodeParity(t *testing.T) {
 	var c struct{ Images []string }
@@ -39,74 +31,57 @@ func TestDecodeParity(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := truth.image(name + "/decoded_u8")
-			if strings.HasSuffix(name, ".jpg") {
-				wantJPEG(t, got, want)
-			} else {
-				wantEqual(t, got, want)
-			}
+			wantEqual(t, got, truth.image(name+"/decoded_u8"))
 		})
 	}
 }
 
-// unsupported lists the fixtures that Pillow decodes and this package refuses,
-// with what the error has to say.
-var unsupported = map[string]string{
-	// JPEG, entropy coding: image/jpeg has Huffman coding only.
-	"jpeg_arith.jpg": "img: jpeg: arithmetic-coded JPEG (marker 0xffc9) is not supported",
-}
-
+// TestDecodeFixtures holds every file of files.json to what it says. Those that
+// case.json lists as optional may be refused too, with an error that says what
+// is not supported.
 func TestDecodeFixtures(t *testing.T) {
+	dir := fixtures("images")
 	var files []struct {
-		File, Expected, Format, Pil string
-		Width, Height               int
+		File, Expected, Pil string
+		Sum                 string `json:"sha256_rgb"`
+		Width, Height       int
 	}
-	readJSON(t, filepath.Join(fixtures(), "files.json"), &files)
-	truth := readTensors(t, filepath.Join(fixtures(), "expected.safetensors"))
-	count := map[string]int{}
+	readJSON(t, filepath.Join(dir, "files.json"), &files)
+	var c struct{ Optional []string }
+	readJSON(t, filepath.Join(dir, "case.json"), &c)
+	truth := readTensors(t, filepath.Join(dir, "expected.safetensors"))
+	if len(files) == 0 {
+		t.Error("files.json is empty")
+	}
 	for _, f := range files {
-		count[f.Expected]++
 		t.Run(f.File, func(t *testing.T) {
-			got, err := Load(filepath.Join(fixtures(), f.File), Options{})
-			if err != nil && !strings.Contains(err.Error(), f.File) {
-				t.Errorf("error %q does not name the file", err)
-			}
-			if want, ok := unsupported[f.File]; ok {
-				if err == nil || !strings.Contains(err.Error(), want) {
-					t.Errorf("error %v, want %q", err, want)
+			got, err := Load(filepath.Join(dir, f.File), Options{})
+			if err != nil {
+				if !strings.Contains(err.Error(), f.File) {
+					t.Errorf("error %q does not name the file", err)
+				}
+				if strings.Contains(err.Error(), "decoder failed") {
+					t.Errorf("panic: %v", err)
+				}
+				if f.Expected == "ok" && !(slices.Contains(c.Optional, f.File) && strings.Contains(err.Error(), "not supported")) {
+					t.Error(err)
 				}
 				return
 			}
 			switch f.Expected {
 			case "error":
-				if err == nil {
-					t.Errorf("decoded, want an error; Pillow: %s", f.Pil)
-				}
-				t.Log(err)
-				return
+				t.Fatalf("decoded, want an error; Pillow: %s", f.Pil)
 			case "either":
-				if err != nil {
-					t.Log(err)
-					return
-				}
 				if _, ok := truth.header[f.File+"/rgb"]; !ok {
 					return
 				}
-			default:
-				if err != nil {
-					t.Fatal(err)
-				}
 			}
 			want := truth.image(f.File + "/rgb")
-			if f.Format == "JPEG" {
-				wantJPEG(t, got, want)
-			} else {
-				wantEqual(t, got, want)
+			if f.Sum != "" && fmt.Sprintf("%x", sha256.Sum256(want.Pix)) != f.Sum {
+				t.Fatal("files.json and expected.safetensors disagree")
 			}
+			wantEqual(t, got, want)
 		})
-	}
-	if count["ok"] < 50 || count["error"] < 10 {
-		t.Errorf("files.json lists %v", count)
 	}
 }
 
@@ -116,16 +91,59 @@ func TestDecodePillow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Kind == "jpeg" {
-			wantJPEG(t, got, truth.image(c.Name))
-		} else {
-			wantEqual(t, got, truth.image(c.Name))
-		}
+		wantEqual(t, got, truth.image(c.Name))
 	})
 }
 
+// JPEG of many kinds.
+func TestDecodeJPEG(t *testing.T) {
+	eachCase(t, "testdata/jpeg.safetensors", []string{"jpeg"}, func(t *testing.T, c pillowCase, truth *tensors, _ *Image) {
+		got, err := Decode(truth.bytes(c.File), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantEqual(t, got, truth.image(c.Name))
+	})
+}
+
+// Orientations against Pillow's exif_transpose, and that they are left alone
+// unless asked for.
+func TestOrient(t *testing.T) {
+	sizes := map[[2]int]bool{}
+	eachCase(t, "testdata/jpeg.safetensors", []string{"exif"}, func(t *testing.T, c pillowCase, truth *tensors, _ *Image) {
+		got, err := Decode(truth.bytes(c.File), Options{Orient: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantEqual(t, got, truth.image(c.Name))
+		sizes[[2]int{got.W, got.H}] = true
+		if got, err = Decode(truth.bytes(c.File), Options{}); err != nil || got.W != 11 || got.H != 7 {
+			t.Errorf("as stored: %dx%d, %v", got.W, got.H, err)
+		}
+	})
+	if len(sizes) != 2 {
+		t.Errorf("sizes %v", sizes)
+	}
+	// A directory that is cut, or points outside.
+	exif := "II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"
+	if o := tiffOrientation([]byte(exif)); o != 6 {
+		t.Errorf("orientation %d, want 6", o)
+	}
+	for n := range len(exif) {
+		if o := tiffOrientation([]byte(exif[:n])); o != 1 {
+			t.Errorf("cut to %d: orientation %d", n, o)
+		}
+	}
+	for _, format := range []string{"JPEG", "PNG", "WebP"} {
+		for n := range 64 {
+			orientation(bytes.Repeat([]byte{0xff}, n), format)
+			orientation(make([]byte, n), format)
+		}
+	}
+}
+
 func TestGray16High(t *testing.T) {
-	data := readFile(t, filepath.Join(fixtures(), "png_gray16.png"))
+	data := readFile(t, filepath.Join(own, "images", "png_gray16.png"))
 	m, err := Decode(data, Options{Gray16High: true})
 	if err != nil {
 		t.Fatal(err)
@@ -147,13 +165,13 @@ func TestGray16High(t *testing.T) {
 func TestBomb(t *testing.T) {
 	// Every format's 16-bit fields at their largest.
 	huge := func(name string, at ...int) []byte {
-		data := bytes.Clone(readFile(t, filepath.Join(fixtures(), name)))
+		data := bytes.Clone(readFile(t, filepath.Join(own, "images", name)))
 		for _, i := range at {
 			data[i], data[i+1] = 0x3f, 0x3f
 		}
 		return data
 	}
-	sof := bytes.Index(readFile(t, filepath.Join(fixtures(), "jpeg_420.jpg")), []byte{0xff, 0xc0})
+	sof := bytes.Index(readFile(t, filepath.Join(own, "images", "jpeg_420.jpg")), []byte{0xff, 0xc0})
 	large := huge("png_rgb.png", 18, 22)
 	binary.BigEndian.PutUint32(large[29:], crc32.ChecksumIEEE(large[12:29]))
 	for _, c := range []struct {
@@ -177,7 +195,7 @@ func TestBomb(t *testing.T) {
 		})
 	}
 	// Exactly at the limit is fine.
-	data := readFile(t, filepath.Join(fixtures(), "png_rgb.png"))
+	data := readFile(t, filepath.Join(own, "images", "png_rgb.png"))
 	if _, err := Decode(data, Options{MaxPixels: 93 * 70}); err != nil {
 		t.Error(err)
 	}
@@ -197,7 +215,7 @@ func TestDecodeErrors(t *testing.T) {
 	}
 	// Every prefix of a file of every format, up to its picture data.
 	for _, name := range []string{"png_palette_4bit.png", "jpeg_8x8.jpg", "gif_interlaced.gif", "webp_lossy_alpha.webp", "webp_animated.webp", "bmp_8.bmp"} {
-		data := readFile(t, filepath.Join(fixtures(), name))
+		data := readFile(t, filepath.Join(own, "images", name))
 		for n := range min(len(data), 1200) {
 			if n > len(data)/2 {
 				break
@@ -217,19 +235,19 @@ func TestDecodeErrors(t *testing.T) {
 // does not out of good ones.
 func TestUnsupported(t *testing.T) {
 	patch := func(name string, at int, v ...byte) []byte {
-		data := bytes.Clone(readFile(t, filepath.Join(fixtures(), name)))
+		data := bytes.Clone(readFile(t, filepath.Join(own, "images", name)))
 		copy(data[at:], v)
 		return data
 	}
-	sof := bytes.Index(readFile(t, filepath.Join(fixtures(), "jpeg_444.jpg")), []byte{0xff, 0xc0})
+	sof := bytes.Index(readFile(t, filepath.Join(own, "images", "jpeg_444.jpg")), []byte{0xff, 0xc0})
 	for _, c := range []struct {
 		name string
 		data []byte
 		want string
 	}{
 		{"JPEG, lossless", patch("jpeg_444.jpg", sof+1, 0xc3), "img: jpeg: lossless JPEG (marker 0xffc3) is not supported"},
-		{"JPEG, 12 bits", patch("jpeg_444.jpg", sof+4, 12), "img: jpeg: unsupported JPEG feature: precision"},
-		{"JPEG, chroma finer than luma", patch("jpeg_444.jpg", sof+14, 0x21), "img: jpeg: unsupported JPEG feature: luma/chroma subsampling ratio"},
+		{"JPEG, 12 bits", patch("jpeg_444.jpg", sof+4, 12), "img: jpeg: 12 bits a sample are not supported"},
+		{"JPEG, factors 2 beside 3", patch("jpeg_444.jpg", sof+11, 0x21, 0, 2, 0x31), "img: jpeg: sampling factors 2, 1 beside 3, 1 are not supported"},
 		{"BMP, 16 bits", patch("bmp_24.bmp", 28, 16), "img: bmp: unsupported BMP image"},
 		{"BMP, run-length coded", patch("bmp_8.bmp", 30, 1), "img: bmp: unsupported BMP image"},
 	} {
@@ -239,11 +257,13 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-// FuzzDecode is best run with -fuzzminimizetime 10x: the seeds are large, and to
-// minimise them takes most of the time otherwise.
+// FuzzDecode looks for panics, and for memory beyond what the limit on pixels
+// and the size of the file account for. It is best run with -fuzzminimizetime
+// 10x: the seeds are large, and to minimise them takes most of the time
+// otherwise.
 func FuzzDecode(f *testing.F) {
 	for _, pattern := range []string{"*.*", "broken/*"} {
-		names, err := filepath.Glob(filepath.Join(fixtures(), pattern))
+		names, err := filepath.Glob(filepath.Join(own, "images", pattern))
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -253,18 +273,32 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := Decode(data, Options{MaxPixels: 1 << 16})
-		if err != nil && strings.Contains(err.Error(), "decoder failed") {
-			t.Error(err) // a panic that Decode caught
+	truth := readTensors(f, "testdata/jpeg.safetensors")
+	for name := range truth.header {
+		if strings.HasPrefix(name, "file/") {
+			f.Add(truth.bytes(name))
 		}
-		if err == nil {
-			if err := m.check("decoded"); err != nil {
-				t.Error(err)
+	}
+	const limit = 1 << 16
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		m, err := Decode(data, Options{MaxPixels: limit, Orient: true})
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4<<20+32*limit+1536*len(data)); got > most {
+			t.Errorf("%d bytes of memory for a file of %d, want at most %d", got, len(data), most)
+		}
+		if err != nil {
+			if strings.Contains(err.Error(), "decoder failed") {
+				t.Error(err) // a panic that Decode caught
 			}
-			if m.W*m.H > 1<<16 {
-				t.Errorf("%dx%d is beyond the limit", m.W, m.H)
-			}
+			return
+		}
+		if err := m.check("decoded"); err != nil {
+			t.Error(err)
+		}
+		if m.W*m.H > limit {
+			t.Errorf("%dx%d is beyond the limit", m.W, m.H)
 		}
 	})
 }

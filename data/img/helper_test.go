@@ -14,13 +14,44 @@ import (
 
 const parity = "../../testdata/parity/preprocess"
 
-// fixtures is the folder of the image fixtures.
-func fixtures() string {
+// own is the folder of this repository's fixtures; tests that take a file of a
+// certain name out of it use it.
+const own = "../../testdata/fixtures"
+
+// fixtures is a folder of fixtures: this repository's, or one of the same form
+// that the environment names.
+func fixtures(kind string) string {
 	root := os.Getenv("VLMO_FIXTURES")
 	if root == "" {
-		root = "../../testdata/fixtures"
+		root = own
 	}
-	return filepath.Join(root, "images")
+	return filepath.Join(root, kind)
+}
+
+// readLines decodes a file of JSON lines, of which there has to be one at least.
+func readLines[T any](t testing.TB, path string) []T {
+	t.Helper()
+	var all []T
+	for d := json.NewDecoder(bytes.NewReader(readFile(t, path))); d.More(); {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			t.Fatalf("%s: entry %d: %v", path, len(all)+1, err)
+		}
+		all = append(all, v)
+	}
+	if len(all) == 0 {
+		t.Fatalf("%s is empty", path)
+	}
+	return all
+}
+
+func loadImage(t testing.TB, path string) *Image {
+	t.Helper()
+	m, err := Load(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // tensors is a safetensors file of bytes.
@@ -157,7 +188,13 @@ type pillowCase struct {
 // eachPillow runs f for the cases of the given kinds. src is a copy of the
 // picture they were made from.
 func eachPillow(t *testing.T, kinds []string, f func(t *testing.T, c pillowCase, truth *tensors, src *Image)) {
-	truth := readTensors(t, "testdata/pillow.safetensors")
+	eachCase(t, "testdata/pillow.safetensors", kinds, f)
+}
+
+// eachCase is eachPillow with the cases of a file, whose pictures may have been
+// made from none.
+func eachCase(t *testing.T, path string, kinds []string, f func(t *testing.T, c pillowCase, truth *tensors, src *Image)) {
+	truth := readTensors(t, path)
 	var cases []pillowCase
 	if err := json.Unmarshal([]byte(truth.meta["cases"]), &cases); err != nil {
 		t.Fatal(err)
@@ -167,7 +204,11 @@ func eachPillow(t *testing.T, kinds []string, f func(t *testing.T, c pillowCase,
 		for _, c := range cases {
 			if c.Kind == kind {
 				n++
-				t.Run(c.Name, func(t *testing.T) { f(t, c, truth, clone(truth.image("source"))) })
+				src := &Image{}
+				if _, ok := truth.header["source"]; ok {
+					src = clone(truth.image("source"))
+				}
+				t.Run(c.Name, func(t *testing.T) { f(t, c, truth, src) })
 			}
 		}
 		if n == 0 {

@@ -41,6 +41,12 @@ func (m *Image) reshape(w, h int) {
 	m.W, m.H, m.Pix = w, h, m.Pix[:n]
 }
 
+// copy makes m a copy of src.
+func (m *Image) copy(src *Image) {
+	m.reshape(src.W, src.H)
+	copy(m.Pix, src.Pix)
+}
+
 // check says what is wrong with m as a picture called name.
 func (m *Image) check(name string) error {
 	switch {

@@ -3,6 +3,8 @@ package img
 import (
 	"fmt"
 	"math"
+
+	"vlmo-train/data/img/internal/pixel"
 )
 
 // Box is a rectangle of a picture in pixels, (X0, Y0) inclusive to (X1, Y1)
@@ -34,8 +36,7 @@ func Resize(src *Image, w, h int) (*Image, error) {
 // value is ready for use. A Resizer belongs to one goroutine.
 type Resizer struct {
 	horizontal, vertical kernel
-	tmp                  []byte  // [rows of the source in use, dst.W, 3]
-	acc                  []int32 // one row of sums, [dst.W, 3]
+	tmp                  []byte // [rows of the source in use, dst.W, 3]
 }
 
 // Resize resizes the part box of src to the whole of dst, whose W and H say to
@@ -85,7 +86,9 @@ func (r *Resizer) resize(dst *Image, src view, box Box) {
 		first, last = r.vertical.spans[0].from, r.vertical.spans[dst.H-1].to
 	}
 	if needH {
-		r.horizontal.set(axis{src.w, box.X0, box.X1, dst.W})
+		if r.horizontal.set(axis{src.w, box.X0, box.X1, dst.W}) && pixel.Vector {
+			r.horizontal.pair()
+		}
 		out := view{dst.Pix, 3 * dst.W, dst.W, last - first}
 		if needV {
 			n := out.stride * out.h
@@ -103,12 +106,8 @@ func (r *Resizer) resize(dst *Image, src view, box Box) {
 		src.h = last - first
 	}
 	if needV {
-		if cap(r.acc) < 3*dst.W {
-			r.acc = make([]int32, 3*dst.W)
-		}
-		acc := r.acc[:3*dst.W]
 		for y := range dst.H {
-			r.vertical.acrossRows(dst.Pix[3*y*dst.W:][:3*dst.W], acc, src, y, first)
+			r.vertical.acrossRows(dst.Pix[3*y*dst.W:][:3*dst.W], src, y, first)
 		}
 	}
 }
@@ -125,22 +124,25 @@ type kernel struct {
 	axis  axis
 	width int       // coefficients reserved for an output
 	spans []span    // [axis.out]
-	fixed []int32   // [axis.out, width], scaled by 1<<precision
+	fixed []int32   // [axis.out, width], scaled by 1<<pixel.Precision
 	exact []float64 // [width]
+
+	// The same for pixel.Row, for the outputs but the last, or last ones, for
+	// which it would read or write outside of a row.
+	from   []int32 // [outputs], in bytes
+	paired []int32 // [outputs, pairs, 8]
+	pairs  int
 }
 
 // span is the range of input samples an output depends on.
 type span struct{ from, to int }
 
-// precision leaves 8 bits for the sample and 2 for the sum's overshoot.
-const precision = 32 - 8 - 2
-
-// set computes the coefficients for a, unless they are there already. The
-// conversions to float64 keep compilers from fusing a product with a sum: the
-// coefficients are the same on every platform.
-func (k *kernel) set(a axis) {
+// set computes the coefficients for a; it reports false where they are there
+// already. The conversions to float64 keep compilers from fusing a product with
+// a sum: the coefficients are the same on every platform.
+func (k *kernel) set(a axis) bool {
 	if k.axis == a {
-		return
+		return false
 	}
 	k.axis = a
 	scale := float64(a.to-a.from) / float64(a.out)
@@ -174,9 +176,10 @@ func (k *kernel) set(a axis) {
 			if sum != 0 {
 				v /= sum
 			}
-			fixed[j] = int32(math.Copysign(0.5, v) + float64(v*(1<<precision)))
+			fixed[j] = int32(math.Copysign(0.5, v) + float64(v*(1<<pixel.Precision)))
 		}
 	}
+	return true
 }
 
 // cubic is Keys' convolution kernel with a = -0.5 (1981), as Pillow writes it.
@@ -194,10 +197,16 @@ func cubic(x float64) float64 {
 
 // alongRow filters a row of RGB pixels.
 func (k *kernel) alongRow(dst, src []byte) {
-	for i, s := range k.spans {
+	n := 0
+	if pixel.Vector {
+		n = len(k.from)
+		pixel.Row(dst, src, k.from, k.paired, k.pairs)
+	}
+	for i := n; i < len(k.spans); i++ {
+		s := k.spans[i]
 		f := k.fixed[i*k.width:][:s.to-s.from]
 		p := src[3*s.from : 3*s.to]
-		r, g, b := int32(1)<<(precision-1), int32(1)<<(precision-1), int32(1)<<(precision-1)
+		r, g, b := int32(1)<<(pixel.Precision-1), int32(1)<<(pixel.Precision-1), int32(1)<<(pixel.Precision-1)
 		for _, c := range f {
 			r += int32(p[0]) * c
 			g += int32(p[1]) * c
@@ -205,39 +214,44 @@ func (k *kernel) alongRow(dst, src []byte) {
 			p = p[3:]
 		}
 		d := dst[3*i : 3*i+3 : 3*i+3]
-		d[0] = clip8(r >> precision)
-		d[1] = clip8(g >> precision)
-		d[2] = clip8(b >> precision)
+		d[0] = pixel.Clip(r >> pixel.Precision)
+		d[1] = pixel.Clip(g >> pixel.Precision)
+		d[2] = pixel.Clip(b >> pixel.Precision)
+	}
+}
+
+// pair lays the coefficients out for pixel.Row.
+func (k *kernel) pair() {
+	most := 0
+	for _, s := range k.spans {
+		most = max(most, s.to-s.from)
+	}
+	k.pairs = (most + 1) / 2
+	// A pair is read with two bytes more.
+	n := 0
+	for n < len(k.spans)-1 && 3*k.spans[n].from+6*k.pairs+2 <= 3*k.axis.size {
+		n++
+	}
+	if cap(k.from) < n {
+		k.from = make([]int32, n)
+	}
+	if cap(k.paired) < 8*k.pairs*n {
+		k.paired = make([]int32, 8*k.pairs*n)
+	}
+	k.from, k.paired = k.from[:n], k.paired[:8*k.pairs*n]
+	clear(k.paired)
+	for i, s := range k.spans[:n] {
+		k.from[i] = int32(3 * s.from)
+		for j, c := range k.fixed[i*k.width:][:s.to-s.from] {
+			p := k.paired[8*(k.pairs*i+j/2)+3*(j%2):]
+			p[0], p[1], p[2] = c, c, c
+		}
 	}
 }
 
 // acrossRows computes output row i from the rows of src, whose row 0 is sample
-// first of the axis. acc is scratch of dst's length.
-func (k *kernel) acrossRows(dst []byte, acc []int32, src view, i, first int) {
+// first of the axis.
+func (k *kernel) acrossRows(dst []byte, src view, i, first int) {
 	s := k.spans[i]
-	f := k.fixed[i*k.width:][:s.to-s.from]
-	acc = acc[:len(dst)]
-	for x := range acc {
-		acc[x] = 1 << (precision - 1)
-	}
-	j := 0
-	// Four rows a pass: the sums travel through memory less often.
-	for ; j+4 <= len(f); j += 4 {
-		c0, c1, c2, c3 := f[j], f[j+1], f[j+2], f[j+3]
-		y := s.from - first + j
-		r0, r1, r2, r3 := src.row(y)[:len(acc)], src.row(y + 1)[:len(acc)], src.row(y + 2)[:len(acc)], src.row(y + 3)[:len(acc)]
-		for x := range acc {
-			acc[x] += int32(r0[x])*c0 + int32(r1[x])*c1 + int32(r2[x])*c2 + int32(r3[x])*c3
-		}
-	}
-	for ; j < len(f); j++ {
-		c := f[j]
-		row := src.row(s.from - first + j)[:len(acc)]
-		for x, v := range row {
-			acc[x] += int32(v) * c
-		}
-	}
-	for x, v := range acc {
-		dst[x] = clip8(v >> precision)
-	}
+	pixel.Columns(dst, src.pix[(s.from-first)*src.stride:], src.stride, k.fixed[i*k.width:][:s.to-s.from])
 }

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/image/vp8"
 	"golang.org/x/image/vp8l"
+
+	"vlmo-train/data/img/internal/pixel"
 )
 
 // webpFrame is the first frame of a WebP file.
@@ -140,9 +142,9 @@ func fromVP8(m *image.YCbCr) *Image {
 			}
 			t := int32(l) * 19077 >> 8
 			p := d[3*x : 3*x+3 : 3*x+3]
-			p[0] = clip8((t + v*26149>>8 - 14234) >> 6)
-			p[1] = clip8((t - u*6419>>8 - v*13320>>8 + 8708) >> 6)
-			p[2] = clip8((t + u*33050>>8 - 17685) >> 6)
+			p[0] = pixel.Clip((t + v*26149>>8 - 14234) >> 6)
+			p[1] = pixel.Clip((t - u*6419>>8 - v*13320>>8 + 8708) >> 6)
+			p[2] = pixel.Clip((t + u*33050>>8 - 17685) >> 6)
 		}
 	}
 	return dst

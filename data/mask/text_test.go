@@ -61,8 +61,8 @@ func TestWholeWord(t *testing.T) {
 			t.Errorf("case %d (%s): masked %v, want %v", c.ID, c.Cat, got, c.Masked)
 		}
 	}
-	if n != 51 {
-		t.Errorf("%d cases, want 51", n)
+	if n == 0 {
+		t.Error("no cases")
 	}
 }
 

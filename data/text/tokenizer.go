@@ -1,5 +1,6 @@
-// Package text turns captions into token ids and back: the uncased WordPiece
-// tokenizer of BERT, with the vocabulary of bert-base-uncased built in.
+// Package text turns captions into token ids and back: the WordPiece tokenizer
+// of BERT, with the vocabulary of bert-base-uncased built in. Other
+// vocabularies, cased ones too, are read from files: see [LoadVocab].
 //
 // Ids and offsets are those of Hugging Face's BertTokenizerFast. Where its
 // Unicode tables are out of date (punctuation and combining marks added since
@@ -25,7 +26,7 @@ const (
 var specialTokens = [...]string{padToken, unkToken, clsToken, sepToken, maskToken}
 
 // maxWordRunes is the length, after normalisation, above which a word is
-// [UNK] without being looked up.
+// [UNK] without being looked up, unless the vocabulary's file says less.
 const maxWordRunes = 100
 
 // A Tokenizer maps text to WordPiece ids and back. It is immutable and safe
@@ -36,7 +37,29 @@ type Tokenizer struct {
 	rests   map[string]int32 // "##" tokens, without the "##"
 	longest int              // bytes of the longest key of words and rests
 	special [len(specialTokens)]int32
+	added   []addedToken // recognised in the raw text, longest first
+	starts  [256]bool    // bytes that an added token starts with
+	maxWord int          // at most maxWordRunes
+	norm    normalizer
+	ascii   [utf8.RuneSelf]byte // see asciiClass
 }
+
+// An addedToken is cut out of a text before anything else happens to it.
+type addedToken struct {
+	text string
+	id   int32
+}
+
+// A normalizer says what is done to a text before it is cut into pieces.
+type normalizer struct {
+	clean      bool // drop control characters
+	ideographs bool // make a word of each CJK ideograph
+	strip      bool // decompose, and drop accents
+	lower      bool // lower case
+}
+
+// uncased is BERT's normalizer for uncased vocabularies.
+var uncased = normalizer{true, true, true, true}
 
 // A Span is a range [Start, End) of code points of a text. An invalid byte of
 // a text counts as one code point.
@@ -203,33 +226,36 @@ func (e *encoder) encode(text string) {
 	pos := 0 // in code points
 	for i := 0; i < len(text) && !e.full(); pos++ {
 		c := text[i]
+		if e.t.starts[c] {
+			if k := e.t.addedAt(text[i:]); k >= 0 {
+				tok := &e.t.added[k]
+				n := utf8.RuneCountInString(tok.text)
+				e.flush()
+				e.emit(tok.id, pos, pos+n)
+				i += len(tok.text)
+				pos += n - 1
+				continue
+			}
+		}
 		if c >= utf8.RuneSelf {
 			r, size := utf8.DecodeRuneInString(text[i:])
-			if r != utf8.RuneError { // U+FFFD and invalid bytes are dropped
+			if r != utf8.RuneError {
 				e.addRune(r, text[i:i+size], pos)
+			} else if !e.t.norm.clean { // U+FFFD and invalid bytes
+				e.push(r, 0, pos)
 			}
 			i += size
 			continue
 		}
-		switch class := asciiClass[c]; class {
+		switch class := e.t.ascii[c]; class {
 		case classDrop:
 		case classSpace:
 			e.flush()
 		case classPunct:
-			if c == '[' {
-				if k := specialAt(text[i:]); k >= 0 {
-					n := len(specialTokens[k])
-					e.flush()
-					e.emit(e.t.special[k], pos, pos+n)
-					i += n
-					pos += n - 1
-					continue
-				}
-			}
 			e.flush()
 			e.push(rune(c), 0, pos)
 			e.flush()
-		default: // the lower-case letter or digit
+		default:
 			e.push(rune(class), 0, pos)
 		}
 		i++
@@ -237,10 +263,10 @@ func (e *encoder) encode(text string) {
 	e.flush()
 }
 
-// specialAt returns the index of the special token that s starts with, or -1.
-func specialAt(s string) int {
-	for k, tok := range specialTokens {
-		if strings.HasPrefix(s, tok) {
+// addedAt returns the index of the added token that s starts with, or -1.
+func (t *Tokenizer) addedAt(s string) int {
+	for k := range t.added {
+		if strings.HasPrefix(s, t.added[k].text) {
 			return k
 		}
 	}
@@ -252,40 +278,56 @@ func (e *encoder) full() bool { return e.limit >= 0 && len(e.ids) >= e.limit }
 // addRune normalises a code point outside ASCII, s in UTF-8, and adds what is
 // left of it.
 func (e *encoder) addRune(r rune, s string, pos int) {
+	o := &e.t.norm
 	switch {
-	case isControl(r):
+	case o.clean && isControl(r):
 		return
-	case isSpace(r):
+	case isSpace(r) || r == 0x85:
 		e.flush()
 		return
 	}
-	alone := isIdeograph(r)
+	alone := o.ideographs && isIdeograph(r)
 	if alone {
 		e.flush()
 	}
-	var jamo [3 * 3]byte
-	for d := decompose(r, s, &jamo); len(d) > 0; {
-		r, size := utf8.DecodeRune(d)
-		ccc, mark := markClass(r, d)
-		d = d[size:]
-		if mark { // nonspacing: an accent, dropped
-			if ccc == 0 {
-				e.barrier = e.n
+	switch {
+	case o.strip:
+		var jamo [3 * 3]byte
+		for d := decompose(r, s, &jamo); len(d) > 0; {
+			r, size := utf8.DecodeRune(d)
+			ccc, mark := markClass(r, d)
+			d = d[size:]
+			if mark { // nonspacing: an accent, dropped
+				if ccc == 0 {
+					e.barrier = e.n
+				}
+				continue
 			}
-			continue
+			e.addNormal(r, ccc, pos)
 		}
-		r = lower(r)
-		if isPunct(r) {
-			e.flush()
-			e.push(r, 0, pos)
-			e.flush()
-			continue
-		}
-		e.push(r, ccc, pos)
+	case o.lower && r == 0x130: // the only one with two characters in lower case
+		e.push('i', 0, pos)
+		e.push(0x307, 0, pos)
+	default:
+		e.addNormal(r, 0, pos)
 	}
 	if alone {
 		e.flush()
 	}
+}
+
+// addNormal adds a code point of which only the case is left to normalise.
+func (e *encoder) addNormal(r rune, ccc uint8, pos int) {
+	if e.t.norm.lower {
+		r = lower(r)
+	}
+	if isPunct(r) {
+		e.flush()
+		e.push(r, 0, pos)
+		e.flush()
+		return
+	}
+	e.push(r, ccc, pos)
 }
 
 // push adds a normalised code point to the word, in the canonical order of
@@ -338,7 +380,7 @@ func (e *encoder) flush() {
 		return
 	}
 	begin := len(e.ids)
-	known := n <= maxWordRunes
+	known := n <= e.t.maxWord
 	table := e.t.words
 	for from := 0; known && from < n; {
 		start := int(e.at[from].off)

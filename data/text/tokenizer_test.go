@@ -58,8 +58,8 @@ func readCases(t testing.TB) []wordPieceCase {
 		}
 		cases = append(cases, c)
 	}
-	if len(cases) != 398 {
-		t.Fatalf("%d cases, want 398", len(cases))
+	if len(cases) == 0 {
+		t.Fatal("no cases")
 	}
 	return cases
 }
@@ -173,7 +173,7 @@ func TestVocabErrors(t *testing.T) {
 		{head + "\n", "vocabulary:6: empty line"},
 		{head + "a\n##a\na\n", `vocabulary:8: token "a" is already on line 6`},
 		{head + "##a\n##b\n##a\n", `vocabulary:8: token "##a" is already on line 6`},
-		{"[PAD]\n[UNK]\n[SEP]\na\n", "vocabulary: no [CLS], [MASK] among the 4 lines"},
+		{"[PAD]\n[UNK]\n[SEP]\na\n", "vocabulary: no [CLS], [MASK] among the 4 tokens"},
 		{head + "a\xff\n", `vocabulary:6: token "a\xff" is not UTF-8`},
 		{head + strings.Repeat("a", 1<<17), "vocabulary:6: line is too long"},
 	} {

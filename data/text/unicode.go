@@ -9,30 +9,34 @@ import (
 
 // Values of asciiClass that are not a normalised character.
 const (
-	classDrop  = 0
-	classSpace = 1
-	classPunct = 2
+	classDrop = utf8.RuneSelf + iota
+	classSpace
+	classPunct
 )
 
 // asciiClass says what becomes of an ASCII character: dropped, a space,
-// punctuation (a word of its own), else the character in lower case.
-var asciiClass = func() (t [utf8.RuneSelf]byte) {
+// punctuation (a word of its own), else the character, in lower case if o says
+// so.
+func asciiClass(o normalizer) (t [utf8.RuneSelf]byte) {
 	for c := range t {
 		switch {
-		case c == '\t', c == '\n', c == '\r', c == ' ':
+		case c == '\t', c == '\n', c == '\r', c == ' ', !o.clean && (c == '\v' || c == '\f'):
 			t[c] = classSpace
 		case c < ' ', c == 0x7f:
-			t[c] = classDrop
-		case 'A' <= c && c <= 'Z':
+			t[c] = byte(c)
+			if o.clean {
+				t[c] = classDrop
+			}
+		case o.lower && 'A' <= c && c <= 'Z':
 			t[c] = byte(c) + 'a' - 'A'
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
 			t[c] = byte(c)
 		default:
 			t[c] = classPunct // symbols such as $ + < = > ^ ` | ~ too
 		}
 	}
 	return t
-}()
+}
 
 // The predicates below are for code points outside ASCII, but for isPunct and
 // lower: what a decomposition begins with may be ASCII.
@@ -69,7 +73,7 @@ func isIdeograph(r rune) bool {
 // symbols, Unicode's categories P. Symbols outside ASCII are parts of words.
 func isPunct(r rune) bool {
 	if r < utf8.RuneSelf {
-		return asciiClass[r] == classPunct
+		return r > ' ' && r < 0x7f && !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z')
 	}
 	return unicode.IsPunct(r)
 }

@@ -91,8 +91,9 @@ type Model struct {
 	VLStart int `yaml:"vl_start"`
 	// Vocab is the number of words; 0 takes the vocabulary file's.
 	Vocab int `yaml:"vocab"`
-	// VocabFile is the WordPiece vocabulary, one piece a line; empty takes that
-	// of bert-base-uncased.
+	// VocabFile is the WordPiece vocabulary: a tokenizer.json of BERT's kind,
+	// cased ones too, or one piece a line, uncased; empty takes that of
+	// bert-base-uncased.
 	VocabFile string `yaml:"vocab_file"`
 	// MaxText is the longest text in tokens, [CLS] and [SEP] included.
 	MaxText int `yaml:"max_text"`
@@ -257,6 +258,32 @@ type Augment struct {
 	// painting a random rectangle over.
 	Gray  float64 `yaml:"gray"`
 	Erase float64 `yaml:"erase"`
+	// RandAugment applies operations drawn from ten.
+	RandAugment RandAugment `yaml:"rand_augment"`
+}
+
+// RandKind names whose arithmetic RandAugment has.
+type RandKind string
+
+// The kinds of RandAugment.
+const (
+	RandDefault RandKind = "default" // the original's, without its two bugs
+	RandCompat  RandKind = "compat"  // the original's to the bit
+	RandPillow  RandKind = "pillow"  // Pillow's
+)
+
+func (RandKind) legal() []string {
+	return []string{string(RandDefault), string(RandCompat), string(RandPillow)}
+}
+
+// RandAugment applies operations drawn from autocontrast, equalize, brightness,
+// sharpness, shears, translations, rotation and none.
+type RandAugment struct {
+	// Ops is the number of operations drawn for a picture; 0 is off.
+	Ops int `yaml:"ops"`
+	// Level is how strong they are, of 10, or of 30 if Kind is pillow.
+	Level float64  `yaml:"level"`
+	Kind  RandKind `yaml:"kind"`
 }
 
 // defaultRun is what a file starts from.
@@ -276,6 +303,7 @@ func defaultStage(k Kind) Stage {
 	s := Stage{
 		Kind: k, Schedule: Linear, Decay: 0.01, Betas: [2]float64{0.9, 0.98}, Eps: 1e-8,
 		MLMEvery: 1, ITMEvery: 1, OriginalWorld: 1, LogEvery: 10,
+		Augment: Augment{RandAugment: RandAugment{Kind: RandDefault}},
 	}
 	switch k {
 	case VL:

@@ -121,6 +121,16 @@ func TestPublished(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, *s)
 		}
 	}
+	// RandAugment(2, 7) where the original has text with its pictures.
+	for _, c := range recipes {
+		want := RandAugment{Kind: RandDefault}
+		if c.stage == "vl" || c.stage == "retrieval" {
+			want = RandAugment{Ops: 2, Level: 7, Kind: RandCompat}
+		}
+		if got := preset(t, c.name).Stages[0].Augment.RandAugment; got != want {
+			t.Errorf("%s: %+v, want %+v", c.name, got, want)
+		}
+	}
 	if w := preset(t, "base-vl").Stage("vl").LossWeights; w != (LossWeights{0.25, 1, 1}) {
 		t.Errorf("VL loss weights %+v", w)
 	}
@@ -237,6 +247,7 @@ func TestSet(t *testing.T) {
 		"stages.vl.compat=true", "stages.vl.betas=[0.8, 0.9]", "stages.vl.betas.1=0.95",
 		"data.pairs=[a.jsonl, b.jsonl]", "data.test=c=d.jsonl", "out=runs: x", "init=",
 		"stages.vl.loss_weights={mlm: 0.5, itm: 2}", "model.position=absolute", "precision=bf16",
+		"stages.vl.augment.rand_augment={ops: 2, level: 9, kind: pillow}", "stages.vl.augment.rand_augment.level=20",
 	} {
 		if err := r.Set(o); err != nil {
 			t.Error(err)
@@ -246,7 +257,8 @@ func TestSet(t *testing.T) {
 	if r.Seed != 7 || s.LR != 2.5e-4 || r.Stages[0].Steps != 1000 || r.Model.LayerScale != 1e-5 || !s.Compat ||
 		s.Betas != [2]float64{0.8, 0.95} || !slices.Equal(r.Data.Pairs, []string{"a.jsonl", "b.jsonl"}) ||
 		!slices.Equal(r.Data.Test, []string{"c=d.jsonl"}) || r.Out != "runs: x" || r.Init != "" ||
-		s.LossWeights != (LossWeights{0.5, 1, 2}) || r.Model.Position != Absolute || r.Precision != BF16 {
+		s.LossWeights != (LossWeights{0.5, 1, 2}) || r.Model.Position != Absolute || r.Precision != BF16 ||
+		s.Augment.RandAugment != (RandAugment{2, 20, RandPillow}) {
 		t.Errorf("%+v", r)
 	}
 	for _, c := range []struct{ override, want string }{
@@ -259,6 +271,7 @@ func TestSet(t *testing.T) {
 		{"stages.vll.lr=3", `stages: no stage "vll"; did you mean "vl"?`},
 		{"stages.9.lr=3", `stages: no stage "9"`},
 		{"stages.vl.rl=3", `stages.vl: unknown key "rl"; did you mean "lr"?`},
+		{"stages.vl.augment.rand_augment={kind: pilow}", `did you mean "pillow"?`},
 		{"stages.vl.kind=vlx", `did you mean "vl"?`},
 		{"stages.vl.betas=[1]", "stages.vl.betas: wants a list of 2 numbers"},
 		{"stages.vl.betas.2=1", `"2" is no index of a list of 2`},
@@ -307,6 +320,8 @@ func TestValidateSentences(t *testing.T) {
 		{"stages.vl.original_world=64", "stages.vl.original_world: is 64, but has no effect unless compat is true"},
 		{"stages.vl.augment.crop_area=[0.9, 0.5]", "stages.vl.augment.crop_area: is [0.9 0.5], must be a rising range"},
 		{"stages.vl.augment.flip=2", "stages.vl.augment.flip: is 2, must be from 0 to 1"},
+		{"stages.vl.augment.rand_augment={ops: 2, level: 11}", "stages.vl.augment.rand_augment.level: is 11, must be from 0 to 10"},
+		{"stages.vl.augment.rand_augment={ops: -1}", "stages.vl.augment.rand_augment.ops: is -1"},
 		{"stages.vl.log_every=-1", "stages.vl.log_every: is -1"},
 	} {
 		r := preset(t, "demo")

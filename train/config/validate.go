@@ -165,6 +165,14 @@ func (a *Augment) validate(p *problems, key string) {
 		ok := c.r == [2]float64{} || c.r[0] > 0 && c.r[0] <= c.r[1] && c.r[1] <= c.max
 		p.require(ok, key+"."+c.key, "is %v, must be a rising range above 0 and up to %v", c.r, c.max)
 	}
+	r, key := a.RandAugment, key+".rand_augment"
+	most := 10.
+	if r.Kind == RandPillow {
+		most = 30
+	}
+	enumerated(p, key+".kind", string(r.Kind), r.Kind.legal())
+	p.require(r.Ops >= 0 && r.Ops <= 100, key+".ops", "is %d, must be from 0 to 100", r.Ops)
+	p.require(r.Level >= 0 && r.Level <= most, key+".level", "is %v, must be from 0 to %v", r.Level, most)
 }
 
 func positive(p *problems, key string, n int) {
