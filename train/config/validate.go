@@ -170,7 +170,9 @@ func (a *Augment) validate(p *problems, key string) {
 	if r.Kind == RandPillow {
 		most = 30
 	}
-	enumerated(p, key+".kind", string(r.Kind), r.Kind.legal())
+	if r.Ops != 0 || r.Kind != "" {
+		enumerated(p, key+".kind", string(r.Kind), r.Kind.legal())
+	}
 	p.require(r.Ops >= 0 && r.Ops <= 100, key+".ops", "is %d, must be from 0 to 100", r.Ops)
 	p.require(r.Level >= 0 && r.Level <= most, key+".level", "is %v, must be from 0 to %v", r.Level, most)
 }
