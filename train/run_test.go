@@ -104,7 +104,8 @@ func writeFile(t *testing.T, path string, b []byte) {
 // allStages is a run of every kind of stage on pictures in dir, with all that
 // draws random numbers turned on. An epoch has three batches.
 func allStages(pairs, out string) *config.Run {
-	augment := config.Augment{CropArea: [2]float64{0.5, 1}, CropRatio: [2]float64{0.75, 1.33}, Flip: 0.5, Rotate: 10, Brightness: 0.3}
+	augment := config.Augment{CropArea: [2]float64{0.5, 1}, CropRatio: [2]float64{0.75, 1.33}, Flip: 0.5, Rotate: 10, Brightness: 0.3,
+		RandAugment: config.RandAugment{Ops: 1, Level: 3, Kind: config.RandDefault}}
 	stage := func(k config.Kind, steps int) config.Stage {
 		s := config.Stage{Name: string(k), Kind: k, Steps: steps, Batch: 8, LR: 1e-3, Warmup: 2, Schedule: config.Cosine, Decay: 0.05,
 			Betas: [2]float64{0.9, 0.98}, Eps: 1e-8, Clip: 1, DropPath: 0.3, MLMEvery: 1, ITMEvery: 1, OriginalWorld: 1,
