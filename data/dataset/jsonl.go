@@ -79,7 +79,8 @@ func OpenJSONL(path string) (*JSONL, error) {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	defer f.Close()
-	d := &JSONL{sheets: sheets{limit: sheetMemory}}
+	d := new(JSONL)
+	d.sheets.Limit = sheetMemory
 	pictures := make(map[string]int32)
 	lines := make(map[string]int) // where an ID was seen
 	err = eachLine(f, 64<<20, func(n int, _ int64, line []byte) error {
