@@ -37,7 +37,9 @@ func crop(m *img.Image, b box) (*img.Image, error) {
 }
 
 // sheets caches decoded pictures of which examples are parts.
-type sheets struct{ cache.Cache[string, *img.Image] }
+type sheets struct {
+	cache.Cache[string, *img.Image]
+}
 
 // get returns the decoded picture in a file, which is not to be changed.
 func (s *sheets) get(path string) (*img.Image, error) {

@@ -40,7 +40,7 @@ const (
 // Column is a column of a table.
 type Column struct {
 	Name string
-	Type string // as Arrow writes types: "binary", "list<item: string>"
+	Type string // as the Arrow library writes it: "binary", "list<item: utf8, nullable>"
 }
 
 // File is a table in an Arrow IPC file. Its methods are safe for concurrent use,
