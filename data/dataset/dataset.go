@@ -51,7 +51,8 @@ type Region struct{ X, Y, Width, Height int64 }
 
 // Question is what is asked about a picture (VQA), or what is said about two and
 // is true or false (NLVR2). Answers, Labels and Scores are of one length; all are
-// empty where the answer is not public.
+// empty where the answer is not public, Labels and Scores also where a set does
+// not number its answers.
 type Question struct {
 	ID   int64 // the set's number of the question, 0 in NLVR2
 	Text string

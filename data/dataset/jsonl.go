@@ -31,12 +31,12 @@ import (
 //
 // Other fields are ignored, and so are blank lines.
 type JSONL struct {
-	records []record
+	records []jsonlRecord
 	paths   []string // of the picture files, each once
 	sheets  sheets
 }
 
-type record struct {
+type jsonlRecord struct {
 	id, group string
 	picture   int32 // index into paths, -1 for none
 	box       box
@@ -125,7 +125,7 @@ func OpenJSONL(path string) (*JSONL, error) {
 
 // parse reads one line and returns its record, picture left open, and the
 // picture's file as written.
-func parse(line []byte) (r record, image string, err error) {
+func parse(line []byte) (r jsonlRecord, image string, err error) {
 	var j jsonLine
 	if err := json.Unmarshal(line, &j); err != nil {
 		return r, "", err

@@ -96,17 +96,29 @@ func Open(o Options) (Dataset, error) {
 	}
 	switch o.Format {
 	case FormatJSONL:
-		return OpenJSONL(o.Path)
+		return opened(OpenJSONL(o.Path))
 	case FormatFolder:
-		return OpenFolder(o.Path)
+		return opened(OpenFolder(o.Path))
 	case FormatLines:
 		paths, err := expand(o.Path, ".txt")
 		if err != nil {
 			return nil, fmt.Errorf("dataset: %w", err)
 		}
-		return OpenLines(paths...)
+		return opened(OpenLines(paths...))
+	case FormatArrow:
+		return opened(OpenArrow(o))
+	case FormatParquet:
+		return opened(OpenParquet(o))
 	}
 	return nil, fmt.Errorf("dataset: %s: unknown format %q", o.Path, o.Format)
+}
+
+// opened returns a set as a Dataset, which is nil where there is an error.
+func opened[D Dataset](d D, err error) (Dataset, error) {
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // isPattern reports whether a path is a pattern and no name.
