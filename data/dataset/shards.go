@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sort"
 	"sync"
@@ -27,6 +28,18 @@ type Shard interface {
 	io.Closer
 }
 
+// Name names example i of d without reading anything, for messages about files
+// that do not answer.
+func Name(d Dataset, i int) string {
+	if n, ok := d.(namer); ok {
+		return n.name(i)
+	}
+	return fmt.Sprintf("example %d", i)
+}
+
+// namer is a Dataset that knows the names of its examples by heart.
+type namer interface{ name(i int) string }
+
 // Whole returns d as a set of one shard. Close of the shard does nothing.
 func Whole(d Dataset) Sharded { return whole{d} }
 
@@ -34,7 +47,9 @@ type whole struct{ d Dataset }
 
 type openShard struct{ Dataset }
 
-func (openShard) Close() error { return nil }
+func (s openShard) ReadWords(i int) (Example, error) { return Words(s.Dataset, i) }
+func (s openShard) Close() error                     { return nil }
+func (s openShard) name(i int) string                { return Name(s.Dataset, i) }
 
 func (w whole) Shards() int                               { return 1 }
 func (w whole) Shard(context.Context, int) (Shard, error) { return openShard{w.d}, nil }
@@ -116,6 +131,11 @@ func (j *joined) Group(i int) string {
 	return d.Group(k)
 }
 
+func (j *joined) name(i int) string {
+	d, k := j.find(i)
+	return Name(d, k)
+}
+
 // shardList is the shards of several sets.
 type shardList struct {
 	sets   []Sharded
@@ -168,6 +188,7 @@ func (p part) Example(i int) (Example, error)   { return p.d.Example(p.k + i*p.n
 func (p part) ReadWords(i int) (Example, error) { return Words(p.d, p.k+i*p.n) }
 func (p part) Group(i int) string               { return p.d.Group(p.k + i*p.n) }
 func (p part) Close() error                     { return nil }
+func (p part) name(i int) string                { return Name(p.d, p.k+i*p.n) }
 
 // TextsOf returns s as a set of texts: its examples without their pictures,
 // which are not decoded where the set is a [Worder].
@@ -182,6 +203,8 @@ type wordsOf struct{ Dataset }
 
 func (w wordsOf) Example(i int) (Example, error)   { return Words(w.Dataset, i) }
 func (w wordsOf) ReadWords(i int) (Example, error) { return Words(w.Dataset, i) }
+
+func (w wordsOf) name(i int) string { return Name(w.Dataset, i) }
 
 type textShards struct{ Sharded }
 

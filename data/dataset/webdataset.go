@@ -383,7 +383,7 @@ func (s *wdShard) Len() int {
 	return len(s.samples)
 }
 
-func (s *wdShard) id(i int) string {
+func (s *wdShard) name(i int) string {
 	if i == len(s.samples) {
 		return s.path
 	}
@@ -393,11 +393,11 @@ func (s *wdShard) id(i int) string {
 // Group returns the name of the example's group, its ID where no member has it.
 func (s *wdShard) Group(i int) string {
 	if s.fields.group == "" || i >= len(s.samples) {
-		return s.id(i)
+		return s.name(i)
 	}
 	b, err := s.read(s.samples[i].group, maxLine)
 	if err != nil {
-		return s.id(i)
+		return s.name(i)
 	}
 	return string(b)
 }
@@ -412,7 +412,7 @@ func (s *wdShard) example(i int, picture bool) (e Example, err error) {
 	if err := checkIndex(i, s.Len()); err != nil {
 		return Example{}, err
 	}
-	e.ID = s.id(i)
+	e.ID = s.name(i)
 	e.Group = e.ID
 	defer func() {
 		if err != nil {
