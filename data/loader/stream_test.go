@@ -171,9 +171,9 @@ func TestStreamServesEveryExampleOnce(t *testing.T) {
 		for e := range 2 {
 			seen := map[string]bool{}
 			for k, b := range batches[e*perEpoch : (e+1)*perEpoch] {
-				// What does not fill a batch may be left before it is known that
-				// nothing follows.
-				rest := cfg.DropLast && k == 0
+				// A rest, or empty shards, may be left before it is known that
+				// no batch follows.
+				rest := k == 0
 				if p := positions[e*perEpoch+k]; p.Epoch != e && !rest || p.Batches != e*perEpoch+k || p.Examples != uint64(sample) {
 					t.Fatalf("%v, %+v: position %+v of batch %d of epoch %d", set.sizes, cfg, p, k, e)
 				}
