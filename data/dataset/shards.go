@@ -221,6 +221,25 @@ type textShard struct {
 	io.Closer
 }
 
+// Incomplete returns how many samples of tar files in s were left out so far for
+// want of a picture or a caption, and the name of one; see [WebDataset].
+func Incomplete(s Sharded) (n int, name string) {
+	switch s := s.(type) {
+	case *WebDataset:
+		return s.Incomplete()
+	case textShards:
+		return Incomplete(s.Sharded)
+	case *shardList:
+		for _, set := range s.sets {
+			more, first := Incomplete(set)
+			if n += more; name == "" {
+				name = first
+			}
+		}
+	}
+	return n, name
+}
+
 // Index opens every shard of s, several at a time, and returns all examples as
 // one set, which keeps the shards open until it is closed: for test sets and
 // others that are small.

@@ -65,7 +65,11 @@ func TestPresetsValidateAndRoundTrip(t *testing.T) {
 		if err := r.Ready(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		for _, path := range slices.Concat(r.Data.Pairs, r.Data.Test, r.Data.Text, []string{r.Model.VocabFile}) {
+		files := []string{r.Model.VocabFile}
+		for _, set := range slices.Concat(r.Data.Pairs, r.Data.Test, r.Data.Text) {
+			files = append(files, set.Path...)
+		}
+		for _, path := range files {
 			if _, err := os.Stat(filepath.Join("../..", path)); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -244,8 +248,8 @@ func TestSet(t *testing.T) {
 	}
 	s := r.Stage("vl")
 	if r.Seed != 7 || s.LR != 2.5e-4 || r.Stages[0].Steps != 1000 || r.Model.LayerScale != 1e-5 || !s.Compat ||
-		s.Betas != [2]float64{0.8, 0.95} || !slices.Equal(r.Data.Pairs, []string{"a.jsonl", "b.jsonl"}) ||
-		!slices.Equal(r.Data.Test, []string{"c=d.jsonl"}) || r.Out != "runs: x" || r.Init != "" ||
+		s.Betas != [2]float64{0.8, 0.95} || !reflect.DeepEqual(r.Data.Pairs, []Set{{Path: []string{"a.jsonl"}}, {Path: []string{"b.jsonl"}}}) ||
+		!reflect.DeepEqual(r.Data.Test, []Set{{Path: []string{"c=d.jsonl"}}}) || r.Out != "runs: x" || r.Init != "" ||
 		s.LossWeights != (LossWeights{0.5, 1, 2}) || r.Model.Position != Absolute {
 		t.Errorf("%+v", r)
 	}
