@@ -213,6 +213,20 @@ func (d *JSONL) Example(i int) (Example, error) {
 // its offset in bytes and its content, valid until f returns, without the
 // surrounding white space. Errors, f's included, begin with the line's number.
 func eachLine(r io.Reader, limit int, f func(n int, off int64, line []byte) error) error {
+	return eachRawLine(r, limit, func(n int, off int64, line []byte) error {
+		const space = " \t\r\n\v\f"
+		trimmed := bytes.TrimLeft(line, space)
+		off += int64(len(line) - len(trimmed))
+		if trimmed = bytes.TrimRight(trimmed, space); len(trimmed) == 0 {
+			return nil
+		}
+		return f(n, off, trimmed)
+	})
+}
+
+// eachRawLine is eachLine with all lines as they are, but for what ends them, LF or
+// CR LF.
+func eachRawLine(r io.Reader, limit int, f func(n int, off int64, line []byte) error) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	var long []byte
 	var off int64
@@ -244,16 +258,17 @@ func eachLine(r io.Reader, limit int, f func(n int, off int64, line []byte) erro
 		if len(line) > limit {
 			return fmt.Errorf("%d: line of more than %d bytes", n, limit)
 		}
-		const space = " \t\r\n\v\f"
-		trimmed := bytes.TrimLeft(line, space)
-		start += int64(len(line) - len(trimmed))
-		if trimmed = bytes.TrimRight(trimmed, space); len(trimmed) > 0 {
-			if !utf8.Valid(trimmed) {
-				return fmt.Errorf("%d: not UTF-8", n)
-			}
-			if err := f(n, start, trimmed); err != nil {
-				return fmt.Errorf("%d: %w", n, err)
-			}
+		if err == io.EOF && len(line) == 0 {
+			return nil
+		}
+		if bytes.HasSuffix(line, []byte("\n")) {
+			line = bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))
+		}
+		if !utf8.Valid(line) {
+			return fmt.Errorf("%d: not UTF-8", n)
+		}
+		if err := f(n, start, line); err != nil {
+			return fmt.Errorf("%d: %w", n, err)
 		}
 		if err == io.EOF {
 			return nil
