@@ -48,8 +48,7 @@ func OpenF30K(o Options) (*Karpathy, error) {
 
 // splitNames returns the names in the file that a split stands for.
 func splitNames(split string, together bool) []string {
-	switch {
-	case split == "":
+	if split == "" {
 		split = "train"
 	}
 	if split == "train" && together {

@@ -105,10 +105,30 @@ func Open(o Options) (Dataset, error) {
 			return nil, fmt.Errorf("dataset: %w", err)
 		}
 		return opened(OpenLines(paths...))
+	case FormatClasses:
+		return opened(OpenClasses(o.Path))
+	case FormatTSV:
+		return opened(OpenTSV(o))
+	case FormatCSV:
+		return opened(OpenCSV(o))
 	case FormatArrow:
 		return opened(OpenArrow(o))
 	case FormatParquet:
 		return opened(OpenParquet(o))
+	case FormatCOCO:
+		return opened(OpenCOCO(o))
+	case FormatF30K:
+		return opened(OpenF30K(o))
+	case FormatVQA:
+		return opened(OpenVQA(o))
+	case FormatNLVR2:
+		return opened(OpenNLVR2(o))
+	case FormatVG:
+		return opened(OpenVG(o))
+	case FormatGCC:
+		return opened(OpenGCC(o))
+	case FormatSBU:
+		return opened(OpenSBU(o))
 	}
 	return nil, fmt.Errorf("dataset: %s: unknown format %q", o.Path, o.Format)
 }
