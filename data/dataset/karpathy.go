@@ -34,16 +34,22 @@ type karpathyItem struct {
 	} `json:"sentences"`
 }
 
+// The file in the folder karpathy, and the pictures' folder.
+const (
+	cocoFile, cocoImages = "dataset_coco.json", ""
+	f30kFile, f30kImages = "dataset_flickr30k.json", "flickr30k-images"
+)
+
 // OpenCOCO opens a split of COCO. Pictures without a file are left out, see
 // Missing.
 func OpenCOCO(o Options) (*Karpathy, error) {
-	return openKarpathy(o, "dataset_coco.json", "", splitNames(o.Split, true))
+	return openKarpathy(o, cocoFile, cocoImages, splitNames(o.Split, true))
 }
 
 // OpenF30K opens a split of Flickr30K. Pictures without a file are left out, see
 // Missing.
 func OpenF30K(o Options) (*Karpathy, error) {
-	return openKarpathy(o, "dataset_flickr30k.json", "flickr30k-images", splitNames(o.Split, true))
+	return openKarpathy(o, f30kFile, f30kImages, splitNames(o.Split, true))
 }
 
 // splitNames returns the names in the file that a split stands for.
@@ -114,17 +120,23 @@ func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy,
 		}
 	}
 	if len(d.groups) == 0 {
-		return nil, fmt.Errorf("dataset: %s: %w", path, noExamples(splits[0], d.missing, d.images))
+		return nil, fmt.Errorf("dataset: %s: %w", path, &emptyError{splits[0], d.missing, d.images})
 	}
 	return d, nil
 }
 
-// noExamples says why a split is empty.
-func noExamples(split string, missing int, images string) error {
-	if missing > 0 {
-		return fmt.Errorf("none of the %d pictures of split %q is in %s", missing, split, images)
+// emptyError says why a split is empty.
+type emptyError struct {
+	split   string
+	missing int    // pictures
+	images  string // where they are looked for
+}
+
+func (e *emptyError) Error() string {
+	if e.missing > 0 {
+		return fmt.Sprintf("none of the %d pictures of split %q is in %s", e.missing, e.split, e.images)
 	}
-	return fmt.Errorf("no examples in split %q", split)
+	return fmt.Sprintf("no examples in split %q", e.split)
 }
 
 // listing remembers which files are in the folders it was asked about, so that

@@ -126,7 +126,7 @@ func OpenVQA(o Options) (_ *VQA, err error) {
 		d.items = restVal(d.items, part == "rest_val")
 	}
 	if len(d.items) == 0 {
-		return nil, fmt.Errorf("dataset: %s: %w", questions, noExamples(part, d.missing, d.folder))
+		return nil, fmt.Errorf("dataset: %s: %w", questions, &emptyError{part, d.missing, d.folder})
 	}
 	return d, nil
 }
