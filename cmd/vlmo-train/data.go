@@ -48,6 +48,7 @@ func dataCommand() *cli.Command {
 				Flags:     append([]cli.Flag{&cli.IntFlag{Name: "n", Value: 10, Usage: "how many `examples`"}, jsonFlag}, setFlags()...),
 				Action:    dataHead,
 			},
+			dataArrowCommand(),
 		},
 		Action: func(c *cli.Context) error {
 			if !c.Args().Present() {
