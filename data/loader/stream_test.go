@@ -609,3 +609,43 @@ func TestMaxBadShare(t *testing.T) {
 		l.Close()
 	}
 }
+
+// Memory does not grow with the number of shards read.
+func TestMemoryIsFlat(t *testing.T) {
+	const n = 1500
+	set := newShards()
+	for range n {
+		set.sizes = append(set.sizes, 25)
+	}
+	s := mustSampler(t, SamplerConfig{Sources: sources(set), Batch: 50, Buffer: 500, Epochs: 1})
+	l, err := New(t.Context(), s, Config{Workers: 2}, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var early, late uint64
+	for k := range n * 25 / 50 {
+		if _, err := l.Next(); err != nil {
+			t.Fatal(err)
+		}
+		switch k {
+		case 100:
+			early = heap()
+		case n*25/50 - 100:
+			late = heap()
+		}
+	}
+	// The examples alone have names of a megabyte and more.
+	if late > early+256<<10 {
+		t.Errorf("%d KB in use near the beginning, %d near the end", early>>10, late>>10)
+	}
+	if most := set.most.Load(); most > 3*20+openers {
+		t.Errorf("%d shards open at a time", most)
+	}
+}
