@@ -72,7 +72,15 @@ func (s sets) length() (n int, known bool) {
 // one returns all examples as a set that can be read at random, which opens
 // every file.
 func (s sets) one(ctx context.Context) (dataset.Dataset, error) {
-	return dataset.Index(ctx, s.joined()[0].Set)
+	set := s.joined()[0].Set
+	d, err := dataset.Index(ctx, set)
+	if err == nil && d.Len() == 0 {
+		err = dataset.NoExamples(set)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // sample returns examples that stand for the sets: all of the first set where

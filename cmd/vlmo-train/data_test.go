@@ -1,7 +1,13 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"image"
+	"image/png"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,10 +17,42 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-const shards = "testdata/fixtures/webdataset/"
+// writeTars makes 000.tar to 002.tar of four samples each in a folder, and cut.tar.
+func writeTars(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir() + "/"
+	for k := range 3 {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for i := range 4 {
+			var p bytes.Buffer
+			if err := png.Encode(&p, image.NewGray(image.Rect(0, 0, 20+k, 10+i))); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range []struct{ ext, content string }{{"png", p.String()}, {"cls", "7"}, {"seg.txt", "naïve café 日本 🙂"}, {"txt", fmt.Sprintf("picture %d of %d", i, k)}} {
+				if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%d.%s", i, m.ext), Size: int64(len(m.content)), Mode: 0o644}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(w, m.content); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range map[string][]byte{fmt.Sprintf("%03d.tar", k): b.Bytes(), "cut.tar": b.Bytes()[:2570]} {
+			if err := os.WriteFile(dir+name, content, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
 
 func TestData(t *testing.T) {
 	t.Chdir("../..")
+	shards := writeTars(t)
 	page := filepath.Join(t.TempDir(), "new", "page.html")
 	for _, c := range []struct {
 		line   string
@@ -26,15 +64,16 @@ func TestData(t *testing.T) {
 		{"data chek", 2, "", `did you mean "check"?`},
 		{"data check", 2, "", "name a set"},
 		{"data check --htm x " + shards, 2, "", "did you mean --html?"},
-		{"data check " + shards + "{000000..000002}.tar", 0, "shards                     3", ""},
-		{"data check " + shards + "000000.tar --html " + page, 0, "examples                   4", ""},
-		{"data check " + shards + "truncated-000000.tar", 1, "cut off at byte", "an example can't be read"},
+		{"data check " + shards + "{000..002}.tar", 0, "shards                     3", ""},
+		{"data check " + shards + "000.tar --html " + page + " --caption seg.txt", 0, "examples                   4", ""},
+		{"data check " + shards + "cut.tar", 1, "cut off at byte", "an example can't be read"},
+		{"data check --image jpg " + shards + "000.tar", 1, "", "no examples in a set of 1 files: 4 samples lack a picture or a caption, such as "},
 		{"data check none.tar", 1, "", "none.tar"},
 		{"data stats testdata/emoji/test.jsonl", 0, "captions             1641", ""},
 		{"data stats --format tarr x", 2, "", "is none of jsonl"},
-		{"data stats " + shards + "multi-000000.tar --caption caption.txt --group cls", 0, "examples             3", ""},
-		{"data head " + shards + "000000.tar -n 2", 0, "A tabby cat are sitting", ""},
-		{"data head -n 1 testdata/fixtures/images/broken/text.jpg --format webdataset", 1, "unreadable", "an example can't be read"},
+		{"data stats " + shards + "001.tar --caption seg.txt --group cls", 0, "examples             4", ""},
+		{"data head " + shards + "000.tar -n 2", 0, `000.tar/1  20×11  "picture 1 of 0"`, ""},
+		{"data head -n 1 testdata/emoji/glosses.txt --format webdataset", 1, "unreadable", "an example can't be read"},
 	} {
 		status, out, errs := invoke(t, t.Context(), strings.Fields(c.line)...)
 		if status != c.status || !strings.Contains(out, c.want) || !strings.Contains(errs, c.errs) || (errs == "") != (c.errs == "") {

@@ -240,6 +240,15 @@ func Incomplete(s Sharded) (n int, name string) {
 	return n, name
 }
 
+// NoExamples returns the error for a set whose shards were all opened and have no
+// example.
+func NoExamples(s Sharded) error {
+	if n, name := Incomplete(s); n > 0 {
+		return fmt.Errorf("dataset: no examples in a set of %d files: %d samples lack a picture or a caption, such as %s; the set's columns say which members these are", s.Shards(), n, name)
+	}
+	return fmt.Errorf("dataset: no examples in a set of %d files", s.Shards())
+}
+
 // Index opens every shard of s, several at a time, and returns all examples as
 // one set, which keeps the shards open until it is closed: for test sets and
 // others that are small.

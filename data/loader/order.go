@@ -250,7 +250,7 @@ func (o *order) build(ctx context.Context, p Position, out chan<- built) {
 		}
 		if p.Before == 0 {
 			select {
-			case out <- built{nil, fmt.Errorf("loader: no examples in %d shards", n)}:
+			case out <- built{nil, dataset.NoExamples(o.set)}:
 			case <-ctx.Done():
 			}
 			return

@@ -365,7 +365,7 @@ func TestStreamSeekErrors(t *testing.T) {
 		set  *shards
 		want string
 	}{
-		{newShards(0, 0), "no examples in 2 shards"},
+		{newShards(0, 0), "no examples in a set of 2 files"},
 		{newShards(1, 1), "2 examples do not fill one batch of 3"},
 	} {
 		s := mustSampler(t, SamplerConfig{Sources: sources(c.set), Batch: 3, DropLast: true})

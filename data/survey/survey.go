@@ -265,6 +265,9 @@ func Set(ctx context.Context, s dataset.Sharded, opt Options) (*Report, error) {
 			return nil, err
 		}
 	}
+	if w.done == 0 {
+		return nil, dataset.NoExamples(s)
+	}
 	return w.finish(ctx)
 }
 
