@@ -139,7 +139,7 @@ type Data struct {
 	Text []Set `yaml:"text"`
 	// Shuffle is how many examples of sets in tar files are mixed with each
 	// other at a time, in a random order of the files; 0 takes 50,000.
-	Shuffle int `yaml:"shuffle"`
+	Shuffle int `yaml:"shuffle,omitempty"`
 	// Workers is the number of goroutines that read examples; 0 takes one a
 	// processor. Results do not depend on it.
 	Workers int `yaml:"workers"`
