@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -23,7 +22,8 @@ import (
 // URL, as Conceptual Captions lists have them, its base name is. The file of
 // captions stays on disk; 32 bytes a line are in memory.
 type Table struct {
-	f       *os.File
+	f       io.ReaderAt
+	path    string
 	images  string
 	comma   bool
 	columns [numFields][]int
@@ -42,7 +42,7 @@ func openTable(o Options, comma bool) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	d := &Table{f: f, images: o.Images, comma: comma}
+	d := &Table{f: f, path: o.Path, images: o.Images, comma: comma}
 	if d.images == "" {
 		d.images = filepath.Dir(o.Path)
 	}
@@ -147,8 +147,10 @@ func csvReader(r io.Reader) *csv.Reader {
 
 // Close closes the file.
 func (d *Table) Close() error {
-	if err := d.f.Close(); err != nil {
-		return fmt.Errorf("dataset: %w", err)
+	if c, ok := d.f.(io.Closer); ok {
+		if err := c.Close(); err != nil {
+			return fmt.Errorf("dataset: %w", err)
+		}
 	}
 	return nil
 }
@@ -156,7 +158,7 @@ func (d *Table) Close() error {
 // Len returns the number of pictures, or of lines where there are none.
 func (d *Table) Len() int { return len(d.lines.first) }
 
-func (d *Table) where(int) string { return d.f.Name() }
+func (d *Table) where(int) string { return d.path }
 
 // Group returns the group of example i, read from its first line.
 func (d *Table) Group(i int) string {
@@ -187,7 +189,7 @@ func (d *Table) fields(x extent) ([]string, error) {
 // identify returns example i with no more than ID, ImageID and Group.
 func (d *Table) identify(i int) (r record) {
 	at := d.lines.items[d.lines.first[i]]
-	r.ID = fmt.Sprintf("%s@%d", filepath.Base(d.f.Name()), at.off)
+	r.ID = fmt.Sprintf("%s@%d", filepath.Base(d.path), at.off)
 	if fields, err := d.fields(at); err == nil {
 		d.name(&r, fields)
 	}

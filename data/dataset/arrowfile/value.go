@@ -2,6 +2,7 @@ package arrowfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -69,6 +70,13 @@ func check(a arrow.Array) error {
 		if err := check(values); err != nil {
 			return err
 		}
+		// A row's list must not be larger than what it is made of.
+		switch {
+		case values.DataType().ID() == arrow.DICTIONARY:
+			return errors.New("lists of dictionary values are not read")
+		case weightless(values.DataType()) && values.Len() > slackRows:
+			return fmt.Errorf("lists of %d nulls", values.Len())
+		}
 		if t.ID() == arrow.LIST {
 			return checkOffsets[int32](d, values.Len())
 		}
@@ -107,6 +115,19 @@ func check(a arrow.Array) error {
 		return err
 	}
 	return nil
+}
+
+// weightless reports whether arrays of a type have a length and no bytes.
+func weightless(t arrow.DataType) bool {
+	if s, ok := t.(*arrow.StructType); ok {
+		for _, f := range s.Fields() {
+			if !weightless(f.Type) {
+				return false
+			}
+		}
+		return true
+	}
+	return t.ID() == arrow.NULL
 }
 
 // checkOffsets checks that the offsets in buffer 1 of an array rise from 0 or more
