@@ -31,8 +31,17 @@ type Shard interface {
 // Name names example i of d without reading anything, for messages about files
 // that do not answer.
 func Name(d Dataset, i int) string {
-	if n, ok := d.(namer); ok {
-		return n.name(i)
+	switch d := d.(type) {
+	case namer:
+		return d.name(i)
+	case recorder:
+		return fmt.Sprintf("example %d of %s", i, d.where(i))
+	case *JSONL:
+		return fmt.Sprintf("example %d of %s", i, d.f.Name())
+	case *Folder:
+		return d.records[i].path
+	case *Lines:
+		return d.Group(i)
 	}
 	return fmt.Sprintf("example %d", i)
 }

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"vlmo-train/data/dataset/internal/tarfile"
 	"vlmo-train/data/img"
 )
 
@@ -297,12 +298,12 @@ func (s *wdShard) index() (missing int, example string, err error) {
 		}
 		s.samples = append(s.samples, x)
 	}
-	err = eachMember(s.f, s.f.size, g.add)
+	err = tarfile.Each(s.f, s.f.size, g.add)
 	if err == nil {
 		err = s.f.damage
-	} else if s.f.damage != nil && errors.As(err, new(damageError)) {
+	} else if s.f.damage != nil && errors.As(err, new(tarfile.DamageError)) {
 		err = s.f.damage // which explains the other
-	} else if !errors.As(err, new(damageError)) {
+	} else if !errors.As(err, new(tarfile.DamageError)) {
 		return 0, "", err
 	}
 	s.damage = err
@@ -325,8 +326,8 @@ type gatherer struct {
 	seen []string
 }
 
-func (g *gatherer) add(m tarMember) {
-	key, ext, ok := splitKey(m.name)
+func (g *gatherer) add(m tarfile.Member) {
+	key, ext, ok := tarfile.SplitKey(m.Name)
 	if !ok {
 		return
 	}
@@ -341,7 +342,7 @@ func (g *gatherer) add(m tarMember) {
 		return
 	}
 	g.seen = append(g.seen, ext)
-	at := span{m.off, m.size}
+	at := span{m.Off, m.Size}
 	f := g.fields
 	if i := slices.Index(f.images, ext); i >= 0 && i < g.best {
 		g.best, g.x.image = i, at

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"vlmo-train/data/dataset/internal/tarfile"
 	"vlmo-train/data/img"
 )
 
@@ -63,8 +64,8 @@ func wdMembers(t *testing.T, path string) (keys []string, samples []map[string][
 	if f.damage != nil {
 		t.Fatal(f.damage)
 	}
-	damage = eachMember(f, f.size, func(m tarMember) {
-		key, ext, ok := splitKey(m.name)
+	damage = tarfile.Each(f, f.size, func(m tarfile.Member) {
+		key, ext, ok := tarfile.SplitKey(m.Name)
 		if !ok {
 			return
 		}
@@ -72,8 +73,8 @@ func wdMembers(t *testing.T, path string) (keys []string, samples []map[string][
 			keys = append(keys, key)
 			samples = append(samples, map[string][]byte{})
 		}
-		b := make([]byte, m.size)
-		if _, err := f.ReadAt(b, m.off); err != nil {
+		b := make([]byte, m.Size)
+		if _, err := f.ReadAt(b, m.Off); err != nil {
 			t.Fatal(err)
 		}
 		samples[len(samples)-1][ext] = b
@@ -564,66 +565,4 @@ func TestIndexError(t *testing.T) {
 	if _, err := Index(t.Context(), d); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "2.tar") {
 		t.Error(err)
 	}
-}
-
-// Whatever a file holds, the reader finds what archive/tar finds when it reads
-// the file as a stream, up to the damage.
-func FuzzTar(f *testing.F) {
-	names, err := filepath.Glob(filepath.Join(fixtureDir("webdataset"), "*.tar"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, name := range names {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
-	}
-	f.Add(tarOf(f, member{"a.png", "x"}, member{"a.txt", strings.Repeat("y", 600)}, member{"__x__/b.txt", ""}, member{".c.txt", "z"}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		type found struct {
-			name string
-			data string
-		}
-		var want []found
-		tr := tar.NewReader(bytes.NewReader(b))
-		for {
-			h, err := tr.Next()
-			if err != nil {
-				break
-			}
-			if h.Typeflag != tar.TypeReg || isSparse(h) {
-				continue
-			}
-			data, err := io.ReadAll(tr)
-			if err != nil {
-				break
-			}
-			want = append(want, found{h.Name, string(data)})
-		}
-		var got []found
-		err := eachMember(bytes.NewReader(b), int64(len(b)), func(m tarMember) {
-			if m.off < 0 || m.size < 0 || m.off+m.size > int64(len(b)) {
-				t.Fatalf("%+v is not in a file of %d bytes", m, len(b))
-			}
-			got = append(got, found{m.name, string(b[m.off : m.off+m.size])})
-		})
-		if err != nil && !errors.As(err, new(damageError)) {
-			t.Fatal(err)
-		}
-		if !slices.Equal(got, want) {
-			t.Fatalf("%q, %v\nwant %q", got, err, want)
-		}
-		s := &wdShard{path: "f.tar", fields: &wdFields{images: wdImages, captions: wdCaptions}}
-		g := gatherer{fields: s.fields, done: func(x wdSample, complete bool) {
-			if complete && (x.image.off == 0 || int(x.captionBy) >= len(wdCaptions)) {
-				t.Fatalf("%+v is not complete", x)
-			}
-		}}
-		for _, m := range got {
-			g.add(tarMember{m.name, 1, int64(len(m.data))})
-		}
-		g.flush()
-	})
 }

@@ -1,4 +1,6 @@
-package dataset
+// Package tarfile finds the files in a tar file by its headers, so that they can
+// be read at random, and names them as WebDataset does.
+package tarfile
 
 import (
 	"archive/tar"
@@ -9,17 +11,17 @@ import (
 	"strings"
 )
 
-// tarMember is a regular file in a tar file.
-type tarMember struct {
-	name      string
-	off, size int64 // of its content
+// Member is a regular file in a tar file.
+type Member struct {
+	Name      string
+	Off, Size int64 // of its content
 }
 
-// eachMember calls f for the regular files of a tar file of size bytes, in the
+// Each calls f for the regular files of a tar file of size bytes, in the
 // order of the file, reading little but headers. An error says at which offset
 // the file is damaged; the members before it are whole. Missing blocks of zeros
-// at the end are no damage.
-func eachMember(r io.ReaderAt, size int64, f func(tarMember)) error {
+// at the end are no damage. An error that is no [DamageError] is r's.
+func Each(r io.ReaderAt, size int64, f func(Member)) error {
 	h := &headers{r: r, size: size}
 	t := tar.NewReader(h)
 	end := int64(-1) // of the last file, where it is known
@@ -33,7 +35,7 @@ func eachMember(r io.ReaderAt, size int64, f func(tarMember)) error {
 				return nil
 			}
 			if _, err := r.ReadAt(first[:], end); err == nil && first[0] != 0 {
-				return damageError{fmt.Errorf("cut off at byte %d, between the headers of a file", size)}
+				return DamageError{fmt.Errorf("cut off at byte %d, between the headers of a file", size)}
 			}
 			return nil
 		case h.err != nil:
@@ -42,20 +44,23 @@ func eachMember(r io.ReaderAt, size int64, f func(tarMember)) error {
 			if errors.Is(err, io.ErrUnexpectedEOF) {
 				err = errors.New("the file ends")
 			}
-			return damageError{fmt.Errorf("damaged after byte %d: %w", start, err)}
+			return DamageError{fmt.Errorf("damaged after byte %d: %w", start, err)}
 		case m.Typeflag != tar.TypeReg || isSparse(m):
 			end = -1
 			continue
 		case h.off+m.Size > size:
-			return damageError{fmt.Errorf("cut off at byte %d, in the middle of %s", size, m.Name)}
+			return DamageError{fmt.Errorf("cut off at byte %d, in the middle of %s", size, m.Name)}
 		}
-		f(tarMember{m.Name, h.off, m.Size})
+		f(Member{m.Name, h.off, m.Size})
 		end = (h.off + m.Size + 511) &^ 511
 	}
 }
 
-// damageError is about what a file holds, not about reading it.
-type damageError struct{ error }
+// DamageError is about what a file holds, not about reading it.
+type DamageError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e DamageError) Unwrap() error { return e.error }
 
 // isSparse reports whether a member's content does not lie in the file as it is.
 func isSparse(m *tar.Header) bool {
@@ -110,17 +115,17 @@ func (h *headers) Seek(off int64, whence int) (int64, error) {
 	return off, nil
 }
 
-// splitKey returns the key and the extension of a member as WebDataset has them:
+// SplitKey returns the key and the extension of a member as WebDataset has them:
 // the extension is what follows the first dot of the base name, in lower case.
 // ok is false for names that are no sample's: without a dot, hidden ones, and
 // the library's own, in folders or of names like __this__.
-func splitKey(name string) (key, ext string, ok bool) {
+func SplitKey(name string) (key, ext string, ok bool) {
 	dir, base := path.Split(name)
 	stem, ext, found := strings.Cut(base, ".")
 	if !found || stem == "" {
 		return "", "", false
 	}
-	if first, _, _ := strings.Cut(name, "/"); len(first) > 4 && strings.HasPrefix(first, "__") && strings.HasSuffix(first, "__") {
+	if first, _, _ := strings.Cut(name, "/"); len(first) >= 4 && strings.HasPrefix(first, "__") && strings.HasSuffix(first, "__") {
 		return "", "", false
 	}
 	return dir + stem, strings.ToLower(ext), true
