@@ -28,10 +28,11 @@ type badExample struct {
 // that of the first place that has one.
 //
 // The substitute comes from the same epoch's order, or the part of it that is
-// shuffled together: for place p of the global batch, the examples 1, 2, ...
-// batches on from there, around the end, until one can be read that is not in the
-// batch, nor any of its group with Distinct. So it depends on neither workers nor
-// ranks. (Two substitutes in one batch do not look at each other.)
+// shuffled together, and then from those of the batch's other examples: for place
+// p of the global batch, the examples 1, 2, ... batches on from there, around the
+// end, until one can be read that is not in the batch, nor any of its group with
+// Distinct. So it depends on neither workers nor ranks. (Two substitutes in one
+// batch do not look at each other.)
 func (b *Batch) Each(put func(place int, e dataset.Example) error) error {
 	n := len(b.Indices)
 	defer func() { slices.SortStableFunc(b.bad, func(x, y badExample) int { return x.place - y.place }) }()
@@ -71,10 +72,10 @@ func (b *Batch) end() {
 
 // one reads the example for a place.
 func (b *Batch) one(place int, read func(*window, int) (dataset.Example, error), put func(int, dataset.Example) error) error {
-	spot := b.all[b.First+place]
-	tries := 0
-	for step := 1; ; step++ {
-		e, err := read(spot.w, b.Indices[place])
+	w := b.all[b.First+place].w
+	next := substitutes{b: b, from: b.all[b.First+place], run: -1}
+	for tries := 1; ; tries++ {
+		e, err := read(w, b.Indices[place])
 		if err == nil {
 			err = put(place, e)
 		}
@@ -88,40 +89,65 @@ func (b *Batch) one(place int, read func(*window, int) (dataset.Example, error),
 		b.mu.Lock()
 		b.bad = append(b.bad, badExample{place, bad})
 		b.mu.Unlock()
-		if tries++; tries > min(b.maxBad, maxTries) {
+		if tries > min(b.maxBad, maxTries) {
 			return err
 		}
 		var ok bool
-		if step, ok = b.replace(place, spot, step); !ok {
+		if w, b.Indices[place], ok = next.next(); !ok {
 			return fmt.Errorf("loader: batch %d of epoch %d: nothing in the set can replace an example: %w", b.Step, b.Epoch, err)
 		}
 	}
 }
 
-// replace puts the next substitute at place, at least step batches on, and
-// returns how many batches on it was.
-func (b *Batch) replace(place int, spot spot, step int) (int, bool) {
-	w := spot.w
-	n := w.len()
-	var mine run
-	for _, r := range b.runs {
-		if r.w == w {
-			mine = r
+// substitutes are what may replace an example of a batch, see [Batch.Each].
+type substitutes struct {
+	b    *Batch
+	from spot // the example
+	run  int  // in b.runs, whose window it takes them from after from's own; -1 for that
+	step int  // batches on from there
+}
+
+// next returns the next substitute; false when there are no more.
+func (s *substitutes) next() (w *window, i int, ok bool) {
+	for ; s.run < len(s.b.runs); s.run, s.step = s.run+1, 0 {
+		w, start := s.from.w, s.from.at
+		if s.run >= 0 {
+			// The windows that the rest of the batch is from.
+			if w = s.b.runs[s.run].w; w == s.from.w {
+				continue
+			}
+			start = s.from.at % w.len()
+		}
+		n := w.len()
+		// Steps of a batch alone come back to the same few examples where
+		// batch and n have a common divisor: each time around goes one further.
+		for s.step < n {
+			s.step++
+			walked := s.step * s.b.stride
+			at := (start + walked + walked/n) % n
+			if s.b.allows(w, at) {
+				return w, w.order[at], true
+			}
 		}
 	}
-	// Steps of a batch alone come back to the same few examples where batch
-	// and n have a common divisor: each time around goes one further.
-	for ; step <= n; step++ {
-		walked := step * b.stride
-		at := (spot.at + walked + walked/n) % n
-		i := w.order[at]
-		if at >= mine.lo && at < mine.hi || w.group != nil && slices.ContainsFunc(w.order[mine.lo:mine.hi], func(k int) bool { return w.group[k] == w.group[i] }) {
+	return nil, 0, false
+}
+
+// allows reports whether place at of w may replace an example: neither it nor,
+// with Distinct, one of its group is in the batch.
+func (b *Batch) allows(w *window, at int) bool {
+	for _, r := range b.runs {
+		if r.w != w {
 			continue
 		}
-		b.Indices[place] = i
-		return step, true
+		if at >= r.lo && at < r.hi {
+			return false
+		}
+		if w.group != nil && slices.ContainsFunc(w.order[r.lo:r.hi], func(k int) bool { return w.group[k] == w.group[w.order[at]] }) {
+			return false
+		}
 	}
-	return 0, false
+	return true
 }
 
 // reads is what the batches of a loader share: the workers, and whose turn it is

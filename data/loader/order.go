@@ -259,12 +259,21 @@ func (o *order) build(ctx context.Context, p Position, out chan<- built) {
 	}
 }
 
-// window opens shards from p on until there are enough examples.
+// window opens shards from p on until there are enough examples. It takes the
+// rest of the epoch, too, where that is less than half of its own shards: a last
+// window of a few examples would neither be mixed nor have substitutes.
 func (o *order) window(from *opening, p Position) (*window, error) {
 	w := &window{epoch: p.Epoch, shard: p.Shard, before: p.Before}
 	var sets []dataset.Shard
-	n := 0
-	for n < o.buffer && len(sets) < windowShards && p.Shard+len(sets) < o.set.Shards() {
+	n, full := 0, 0
+	left := o.set.Shards() - p.Shard
+	for len(sets) < left {
+		if full == 0 && (n >= o.buffer || len(sets) == windowShards) {
+			full = len(sets)
+		}
+		if full > 0 && 2*(left-full) > full {
+			break
+		}
 		s, err := from.shard()
 		if err != nil {
 			for _, s := range sets {

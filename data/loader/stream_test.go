@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"vlmo-train/data/dataset"
+	"vlmo-train/rng"
 )
 
 // shards is a set in shards of the given sizes; example i of shard k is "k/i".
@@ -297,6 +298,58 @@ func TestStreamWindows(t *testing.T) {
 	}
 	if n := set.most.Load(); n > 3*5+openers {
 		t.Errorf("%d shards open at a time", n)
+	}
+}
+
+// A last window of few shards is part of the one before, and where it is small
+// all the same, substitutes come from the batch's other window.
+func TestSmallLastWindow(t *testing.T) {
+	for _, c := range []struct {
+		shards int
+		want   []int // shards of the windows
+	}{{11, []int{4, 4, 3}}, {10, []int{4, 6}}, {9, []int{4, 5}}, {13, []int{4, 4, 5}}, {6, []int{6}}, {7, []int{4, 3}}, {3, []int{3}}} {
+		set := newShards()
+		for range c.shards {
+			set.sizes = append(set.sizes, 5)
+		}
+		o := &order{set: set, buffer: 20, patience: hasty}
+		var got []int
+		for {
+			w, err := o.nextWindow(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, w.shards)
+			last := w.last
+			w.release()
+			if last {
+				break
+			}
+		}
+		o.stop()
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d shards make windows of %v, want %v", c.shards, got, c.want)
+		}
+	}
+
+	// Windows of 20 and 3, a batch of 3 of the first and the whole second, of
+	// which one is bad.
+	w1, w2 := &window{order: rng.Permutation(rng.Key{Seed: 1}, 20)}, &window{order: []int{2, 0, 1}}
+	b := &Batch{stride: 6, runs: []run{{w1, 17, 20}, {w2, 0, 3}}}
+	s := substitutes{b: b, from: spot{w2, 1}, run: -1}
+	seen := map[int]bool{}
+	for {
+		w, i, ok := s.next()
+		if !ok {
+			break
+		}
+		if w != w1 || slices.Contains(w1.order[17:], i) {
+			t.Fatalf("substitute %d of %v, seen %v", i, w.order, seen)
+		}
+		seen[i] = true
+	}
+	if len(seen) < 15 {
+		t.Errorf("%d substitutes of 17", len(seen))
 	}
 }
 
