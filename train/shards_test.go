@@ -2,15 +2,19 @@ package train
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
+	"vlmo-train/data/loader"
+	"vlmo-train/kernels/cpu"
 	"vlmo-train/train/config"
 )
 
@@ -160,4 +164,68 @@ func TestTextsOf(t *testing.T) {
 	}
 	_, err := openSets("data.pairs", []config.Set{set(pairs, 0), set("none.jsonl", 0)})
 	wantError(t, err, "data.pairs.1: ", "none.jsonl")
+}
+
+// Training draws one of an example's captions each time, whatever the workers;
+// evaluation uses all of them, also those of tar files.
+func TestSeveralCaptions(t *testing.T) {
+	dir := t.TempDir()
+	list, err := sprites()
+	check(t, err)
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i, e := range list[:8] {
+		for name, content := range map[string]string{"png": string(e.png), "json": fmt.Sprintf(`{"captions":["a%d","b%d","c%d"]}`, i, i, i)} {
+			check(t, w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%d.%s", i, name), Size: int64(len(content)), Mode: 0o644}))
+			_, err := w.Write([]byte(content))
+			check(t, err)
+		}
+	}
+	check(t, w.Close())
+	writeFile(t, filepath.Join(dir, "0.tar"), b.Bytes())
+
+	c := only(allStages("", t.TempDir()), config.Retrieval)
+	c.Data = config.Data{Pairs: []config.Set{{Path: []string{dir + "/*.tar"}}}, Test: []config.Set{{Path: []string{dir}}}}
+	check(t, start(t.Context(), t, c, 1, false))
+	dev, err := cpu.New(cpu.Options{Threads: 1})
+	check(t, err)
+	r := &Run{Config: c, Dev: dev}
+	check(t, r.Open())
+	path, err := r.Checkpoint(config.Retrieval)
+	check(t, err)
+	res, err := r.EvaluateCheckpoint(path, 0)
+	check(t, err)
+	if res.Images != 8 || res.Texts != 24 {
+		t.Errorf("%d images and %d texts, want 8 and 24", res.Images, res.Texts)
+	}
+
+	texts := func(workers int) (all []string) {
+		s, err := r.sampler(&Stage{Stage: &c.Stages[0]})
+		check(t, err)
+		ld, err := loader.New(t.Context(), s, loader.Config{Workers: workers}, newMaker(r, 0).make)
+		check(t, err)
+		defer ld.Close()
+		for range 60 {
+			b, err := ld.Next()
+			check(t, err)
+			for _, ids := range b.Texts {
+				all = append(all, r.tok.Decode(ids, true))
+			}
+		}
+		return all
+	}
+	want := texts(1)
+	if got := texts(3); !slices.Equal(got, want) {
+		t.Error("three workers draw other captions than one")
+	}
+	count := map[string]int{}
+	for _, text := range want {
+		count[text[:1]]++
+	}
+	// 480 draws, 160 of each and a deviation of 10.
+	for _, k := range []string{"a", "b", "c"} {
+		if count[k] < 110 || count[k] > 210 {
+			t.Errorf("caption %s was drawn %d times of 480", k, count[k])
+		}
+	}
 }
