@@ -92,6 +92,9 @@ func (c *Console) StageEnd(s *Stage) error {
 	if n := len(s.Skipped); n > 0 {
 		line += fmt.Sprintf("; %d unreadable examples skipped, such as: %s", n, s.Skipped[0])
 	}
+	if s.Incomplete > 0 {
+		line += fmt.Sprintf("; %d samples without picture or caption left out, such as %s", s.Incomplete, s.AnIncomplete)
+	}
 	_, err := fmt.Fprintln(c.w, line)
 	return err
 }

@@ -3,8 +3,10 @@ package train
 import (
 	"context"
 	"fmt"
-	"sort"
+	"hash/fnv"
+	"slices"
 	"strings"
+	"sync"
 
 	"vlmo-train/data/dataset"
 	"vlmo-train/data/img"
@@ -23,101 +25,98 @@ type batch struct {
 	ids   []string // of the examples, for messages
 }
 
-// pairs is several sets of pictures and captions one after the other.
-type pairs struct {
-	sets   []dataset.Dataset
-	starts []int // first index of each set, and the total
-	groups map[string]int32
-}
+// sets are the sets of a list of the configuration: one source, or those of a
+// mixture.
+type sets []loader.Source
 
-func openPairs(paths []string) (*pairs, error) {
-	p := &pairs{starts: []int{0}, groups: make(map[string]int32)}
-	for _, path := range paths {
-		var set dataset.Dataset
-		var err error
-		if strings.HasSuffix(path, ".jsonl") {
-			set, err = dataset.OpenJSONL(path)
-		} else {
-			set, err = dataset.OpenFolder(path)
-		}
+// openSets opens a list of the configuration, whose key is for messages.
+func openSets(key string, list []config.Set) (sets, error) {
+	var all sets
+	for i, c := range list {
+		set, err := dataset.OpenSet(c.Options(), c.Path...)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s.%d: %w", key, i, err)
 		}
-		p.sets = append(p.sets, set)
-		p.starts = append(p.starts, p.Len()+set.Len())
+		all = append(all, loader.Source{Set: set, Weight: c.Weight})
 	}
-	for i := range p.Len() {
-		g := p.Group(i)
-		if _, ok := p.groups[g]; !ok {
-			p.groups[g] = int32(len(p.groups))
+	return all.joined(), nil
+}
+
+// weighted reports whether the sets have weights. Either all have one or none.
+func (s sets) weighted() bool { return len(s) > 0 && s[0].Weight > 0 }
+
+// joined returns sets without weights as one.
+func (s sets) joined() sets {
+	if len(s) < 2 || s.weighted() {
+		return s
+	}
+	list := make([]dataset.Sharded, len(s))
+	for i := range s {
+		list[i] = s[i].Set
+	}
+	return sets{{Set: dataset.Join(list...)}}
+}
+
+// length returns the number of examples; false where it is not known.
+func (s sets) length() (n int, known bool) {
+	for _, x := range s {
+		d, ok := dataset.AsDataset(x.Set)
+		if !ok {
+			return 0, false
+		}
+		n += d.Len()
+	}
+	return n, true
+}
+
+// one returns all examples as a set that can be read at random, which opens
+// every file.
+func (s sets) one(ctx context.Context) (dataset.Dataset, error) {
+	set := s.joined()[0].Set
+	d, err := dataset.Index(ctx, set)
+	if err == nil && d.Len() == 0 {
+		err = dataset.NoExamples(set)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// sample returns examples that stand for the sets: all of the first set where
+// their number is known, else its first file.
+func (s sets) sample(ctx context.Context) (dataset.Shard, error) {
+	return s[0].Set.Shard(ctx, 0)
+}
+
+// incomplete returns how many samples were left out so far because they lack a
+// picture or a caption, and the name of one.
+func (s sets) incomplete() (n int, name string) {
+	for _, x := range s {
+		more, first := dataset.Incomplete(x.Set)
+		if n += more; name == "" {
+			name = first
 		}
 	}
-	return p, nil
+	return n, name
 }
 
-// Len, Example and Group make pairs a dataset.Dataset.
-func (p *pairs) Len() int { return p.starts[len(p.starts)-1] }
-
-func (p *pairs) find(i int) (dataset.Dataset, int) {
-	k := sort.SearchInts(p.starts, i+1) - 1
-	return p.sets[k], i - p.starts[k]
-}
-
-func (p *pairs) Example(i int) (dataset.Example, error) {
-	set, k := p.find(i)
-	return set.Example(k)
-}
-
-func (p *pairs) Group(i int) string {
-	set, k := p.find(i)
-	return set.Group(k)
-}
-
-// texts are the sentences of the second stage: lines of text files, and the
-// captions and keywords of the pairs.
-type texts struct {
-	lines *dataset.Lines
-	pairs *pairs
-}
-
-func openTexts(files []string, p *pairs) (*texts, error) {
-	t := &texts{pairs: p}
-	if len(files) > 0 {
-		var err error
-		if t.lines, err = dataset.OpenLines(files...); err != nil {
-			return nil, err
+// textsOf returns the sets of the second stage: text, and the captions and
+// keywords of the pairs. Where just one of the two has weights, the other is one
+// more set of the weight 1.
+func textsOf(text, pairs sets) sets {
+	var words sets
+	for _, x := range pairs {
+		words = append(words, loader.Source{Set: dataset.TextsOf(x.Set), Weight: x.Weight})
+	}
+	if text.weighted() != words.weighted() {
+		for _, list := range []sets{text, words} {
+			if len(list) == 1 && list[0].Weight == 0 {
+				list[0].Weight = 1
+			}
 		}
 	}
-	if t.Len() == 0 {
-		return nil, fmt.Errorf("train: a text stage needs data.text or data.pairs")
-	}
-	return t, nil
-}
-
-func (t *texts) nLines() int {
-	if t.lines == nil {
-		return 0
-	}
-	return t.lines.Len()
-}
-
-func (t *texts) Len() int {
-	n := t.nLines()
-	if t.pairs != nil {
-		n += t.pairs.Len()
-	}
-	return n
-}
-
-func (t *texts) Example(i int) (dataset.Example, error) {
-	if n := t.nLines(); i >= n {
-		set, k := t.pairs.find(i - n)
-		if j, ok := set.(*dataset.JSONL); ok {
-			return j.Words(k), nil
-		}
-		return set.Example(k)
-	}
-	return t.lines.Example(i)
+	return slices.Concat(text, words).joined()
 }
 
 // maker makes the batches of one stage.
@@ -127,15 +126,20 @@ type maker struct {
 	seed  uint64
 	model vlmo.Config
 	tok   *text.Tokenizer
-	pairs *pairs
-	texts *texts
 	aug   img.Augment
+	free  sync.Pool // of *scratch
+}
+
+// scratch is what making one example needs.
+type scratch struct {
+	aug     *img.Augmenter
+	picture *img.Image
 }
 
 func newMaker(r *Run, index int) *maker {
 	st := &r.Config.Stages[index]
 	a := st.Augment
-	return &maker{stage: st, index: index, seed: r.Config.Seed, model: r.modelConfig(st), tok: r.tok, pairs: r.pairs, texts: r.texts,
+	return &maker{stage: st, index: index, seed: r.Config.Seed, model: r.modelConfig(st), tok: r.tok,
 		aug: img.Augment{CropArea: a.CropArea, CropRatio: a.CropRatio, Flip: a.Flip, Rotate: a.Rotate, Translate: a.Translate, Scale: a.Scale,
 			Shear: a.Shear, Fill: [3]byte{255, 255, 255}, OnePass: r.Config.Model.ImageSize <= 64,
 			Brightness: a.Brightness, Contrast: a.Contrast, Saturation: a.Saturation,
@@ -159,10 +163,6 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 	n := len(b.Indices)
 	out := &batch{Batch: vlmo.Batch{Pixels: old.Pixels, Samples: append([]uint64(nil), b.Samples...)}, ids: old.ids[:0]}
 	kind := m.stage.Kind
-	aug, err := img.NewAugmenter(m.aug)
-	if err != nil {
-		return nil, err
-	}
 	size := m.model.ImageSize
 	px := 3 * size * size
 	if kind != config.Text {
@@ -171,35 +171,26 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 		}
 		out.Pixels = out.Pixels[:n*px]
 	}
-	picture := img.New(size, size)
 	out.Texts = make([]vlmo.Text, n)
 	out.Masked = make([]vlmo.Text, n)
 	out.Labels = make([][]int32, n)
 	out.Groups = make([]int32, n)
-	err = b.Each(func(place, index int) error {
+	err := b.Each(func(place int, e dataset.Example) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		bad := func(format string, args ...any) error {
+			return &dataset.BadExampleError{Index: b.Indices[place], ID: e.ID, Path: e.ID, Err: fmt.Errorf(format, args...)}
+		}
 		sample := b.Samples[place]
-		var e dataset.Example
-		var err error
-		if kind == config.Text {
-			e, err = m.texts.Example(index)
-		} else {
-			e, err = m.pairs.Example(index)
-		}
-		if err != nil {
-			return err
-		}
 		if kind != config.Text {
-			src := m.source(rng.Augment, sample)
-			if err := aug.Apply(picture, e.Image, &src); err != nil {
+			if e.Image == nil {
+				return bad("has no picture")
+			}
+			if err := m.picture(out.Pixels[place*px:(place+1)*px], e.Image, sample); err != nil {
 				return fmt.Errorf("example %q: %w", e.ID, err)
 			}
-			if err := img.ToCHW(out.Pixels[place*px:(place+1)*px], picture); err != nil {
-				return err
-			}
-			out.Groups[place] = m.pairs.groups[e.Group]
+			out.Groups[place] = groupNumber(e.Group)
 		}
 		if kind == config.Tokenizer || kind == config.Vision {
 			return nil
@@ -208,7 +199,7 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 		caption := draw(&src, e, m.stage.MaxKeywords)
 		ids := m.tok.EncodeSpecial(caption, m.model.MaxText)
 		if len(ids) <= 2 {
-			return fmt.Errorf("example %q: caption %q has no tokens", e.ID, caption)
+			return bad("caption %q has no tokens", caption)
 		}
 		out.Texts[place] = ids
 		src = m.source(rng.MaskText, sample)
@@ -230,6 +221,33 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 		}
 	}
 	return out, nil
+}
+
+// picture augments a picture and writes its pixels to dst, [3, size, size].
+func (m *maker) picture(dst []float32, from *img.Image, sample uint64) error {
+	s, ok := m.free.Get().(*scratch)
+	if !ok {
+		aug, err := img.NewAugmenter(m.aug)
+		if err != nil {
+			return err
+		}
+		s = &scratch{aug, img.New(m.model.ImageSize, m.model.ImageSize)}
+	}
+	defer m.free.Put(s)
+	src := m.source(rng.Augment, sample)
+	if err := s.aug.Apply(s.picture, from, &src); err != nil {
+		return err
+	}
+	return img.ToCHW(dst, s.picture)
+}
+
+// groupNumber returns a number that is equal for equal groups, on every machine.
+// Of two groups in a batch of 1,024, it is equal with a probability of 1e-4, and
+// then the one is no negative of the other.
+func groupNumber(name string) int32 {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return int32(h.Sum32())
 }
 
 // draw picks one caption and up to most keywords that are not in it.

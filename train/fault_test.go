@@ -83,7 +83,7 @@ func TestBadData(t *testing.T) {
 	}{
 		"empty":             {func([]sprite) []sprite { return nil }, []string{"pairs.jsonl: no examples"}},
 		"an id twice":       {func(l []sprite) []sprite { return append(l, l[2]) }, []string{"pairs.jsonl:29", all[2].ID, "already on line 3"}},
-		"no tokens":         {func(l []sprite) []sprite { return each(l, func(e *sprite) { e.Captions = []string{"\u200b"} }) }, []string{"has no tokens", `example "1f6`}},
+		"no tokens":         {func(l []sprite) []sprite { return each(l, func(e *sprite) { e.Captions = []string{"\u200b"} }) }, []string{"has no tokens", `"1f6`}},
 		"no captions":       {func(l []sprite) []sprite { return each(l, func(e *sprite) { e.Captions, e.Keywords = nil, nil }) }, []string{"has no tokens"}},
 		"one concept":       {func(l []sprite) []sprite { return each(l, func(e *sprite) { e.Concept = "x" }) }, []string{"step 1", "no negative"}},
 		"less than a batch": {func(l []sprite) []sprite { return l[:5] }, []string{"batch 8 exceeds the 5 examples"}},
@@ -106,7 +106,7 @@ func TestBadData(t *testing.T) {
 		writeFile(t, path, []byte(`{"id":"a","caption":"a cat"}`+"\n"+`{"id":"b","caption":"a dog"}`))
 		c := only(allStages(path, t.TempDir()), config.Retrieval)
 		c.Stages[0].Batch = 2
-		wantError(t, start(t.Context(), t, c, 1, false), `example "`, "picture is nil")
+		wantError(t, start(t.Context(), t, c, 1, false), `example `, `: has no picture`)
 	})
 }
 

@@ -1,6 +1,8 @@
 package train
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -9,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"vlmo-train/data/dataset"
 	"vlmo-train/engine"
 	"vlmo-train/kernels"
 	"vlmo-train/train/config"
@@ -289,32 +292,44 @@ func (r *Run) countStep(s *Stage, step, n, textLen int) (flops, bytes float64, e
 // textLength returns the mean length of the stage's texts.
 func (r *Run) textLength(index int, data bool) (n int, measured bool, err error) {
 	st, most := &r.Config.Stages[index], r.Config.Model.MaxText
-	var t *texts
+	var list sets
 	switch {
 	case !data:
 	case st.Kind == config.Text:
-		t = r.texts
-	case r.pairs != nil:
-		t = &texts{pairs: r.pairs}
+		list = r.texts
+	default:
+		list = textsOf(nil, r.pairs)
 	}
-	if t == nil {
+	if len(list) == 0 {
 		if st.Kind == config.Text {
 			return most, false, nil
 		}
 		return min(most, captionTokens), false, nil
 	}
+	t, err := list.sample(context.Background())
+	if err != nil {
+		return 0, false, err
+	}
+	defer t.Close()
 	mk := newMaker(r, index)
 	count := min(t.Len(), planSample)
-	total := 0
+	total, read := 0, 0
 	for i := range count {
 		e, err := t.Example(i * t.Len() / count)
+		if errors.As(err, new(*dataset.BadExampleError)) {
+			continue // the run will count it
+		}
 		if err != nil {
 			return 0, false, err
 		}
 		src := mk.source(0, uint64(i))
 		total += len(r.tok.EncodeSpecial(draw(&src, e, st.MaxKeywords), most))
+		read++
 	}
-	return max(3, int(math.Round(float64(total)/float64(count)))), true, nil
+	if read == 0 {
+		return min(most, captionTokens), false, nil
+	}
+	return max(3, int(math.Round(float64(total)/float64(read)))), true, nil
 }
 
 // part names what a parameter is for.

@@ -10,9 +10,11 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
+	"vlmo-train/data/dataset"
 	"vlmo-train/data/loader"
 	"vlmo-train/data/text"
 	"vlmo-train/engine"
@@ -40,9 +42,9 @@ type Run struct {
 	Strict bool
 
 	tok    *text.Tokenizer
-	pairs  *pairs
-	texts  *texts
-	test   *pairs
+	pairs  sets
+	texts  sets
+	test   dataset.Dataset
 	visual *visual.Tokenizer // trained here, if it was
 	coder  visual.Coder      // for vision stages: visual, or a published tokenizer
 	latest vlmo.HostTensors  // the last stage's weights
@@ -63,6 +65,11 @@ type Stage struct {
 	Parameters int
 	Handover   vlmo.Handover
 	Skipped    []string // unreadable examples
+
+	// Incomplete is how many samples of tar files lack a picture or a caption
+	// and were left out, and AnIncomplete the name of one.
+	Incomplete   int
+	AnIncomplete string
 
 	model *vlmo.Model // nil in a tokenizer stage
 	vis   *visual.Tokenizer
@@ -126,20 +133,28 @@ func (r *Run) Open() (err error) {
 		needText = needText || st.Kind == config.Text
 	}
 	if len(c.Data.Pairs) > 0 {
-		if r.pairs, err = openPairs(c.Data.Pairs); err != nil {
+		if r.pairs, err = openSets("data.pairs", c.Data.Pairs); err != nil {
 			return err
 		}
 	} else if needPairs {
 		return errors.New("train: data.pairs is empty, and a stage needs pictures")
 	}
 	if len(c.Data.Test) > 0 {
-		if r.test, err = openPairs(c.Data.Test); err != nil {
+		test, err := openSets("data.test", c.Data.Test)
+		if err != nil {
+			return err
+		}
+		if r.test, err = test.one(context.Background()); err != nil {
 			return err
 		}
 	}
 	if needText {
-		if r.texts, err = openTexts(c.Data.Text, r.pairs); err != nil {
+		text, err := openSets("data.text", c.Data.Text)
+		if err != nil {
 			return err
+		}
+		if r.texts = textsOf(text, r.pairs); len(r.texts) == 0 {
+			return errors.New("train: a text stage needs data.text or data.pairs")
 		}
 	}
 	return nil
@@ -389,17 +404,20 @@ func (r *Run) stage(ctx context.Context, index int) error {
 	return nil
 }
 
-func (r *Run) sampler(s *Stage) (*loader.Sampler, error) {
-	n := 0
+// sets returns the examples of a stage.
+func (r *Run) sets(s *config.Stage) sets {
 	if s.Kind == config.Text {
-		n = r.texts.Len()
-	} else {
-		n = r.pairs.Len()
+		return r.texts
 	}
-	if s.Batch > n {
+	return r.pairs
+}
+
+func (r *Run) sampler(s *Stage) (*loader.Sampler, error) {
+	set := r.sets(s.Stage)
+	if n, known := set.length(); known && s.Batch > n {
 		return nil, fmt.Errorf("batch %d exceeds the %d examples of the data", s.Batch, n)
 	}
-	return loader.NewSampler(loader.SamplerConfig{Len: n, Batch: s.Batch, Seed: r.Config.Seed, Source: uint64(s.Index), DropLast: true})
+	return loader.NewSampler(loader.SamplerConfig{Sources: set, Batch: s.Batch, Seed: r.Config.Seed, Source: uint64(s.Index), DropLast: true, Buffer: r.Config.Data.Shuffle})
 }
 
 func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
@@ -412,16 +430,23 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 			return err
 		}
 	}
-	workers := r.Config.Data.Workers
-	if workers == 0 {
-		workers = max(1, r.Config.Threads)
+	lc := loader.Config{Workers: r.Config.Data.Workers}
+	if lc.Workers == 0 {
+		lc.Workers = r.Config.Threads
 	}
-	maxBad := 0
-	if !r.Strict && r.pairs != nil {
-		maxBad = max(1, r.pairs.Len()/100)
+	if lc.Workers == 0 {
+		lc.Workers = runtime.GOMAXPROCS(0)
+	}
+	if !r.Strict {
+		// 1 % of the set may be unreadable, or of what was read by then.
+		if n, known := r.sets(s.Stage).length(); known {
+			lc.MaxBad = max(1, n/100)
+		} else {
+			lc.MaxBad, lc.MaxBadShare = 100, 0.01
+		}
 	}
 	// The loader outlives ctx so that an interrupted step can be finished.
-	ld, err := loader.New(context.Background(), sampler, loader.Config{Workers: workers, MaxBad: maxBad}, newMaker(r, s.Index).make)
+	ld, err := loader.New(context.Background(), sampler, lc, newMaker(r, s.Index).make)
 	if err != nil {
 		return err
 	}
@@ -464,6 +489,7 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 		for _, e := range ld.Skipped() {
 			s.Skipped = append(s.Skipped, e.Error())
 		}
+		s.Incomplete, s.AnIncomplete = r.sets(s.Stage).incomplete()
 		for _, h := range r.Hooks {
 			if err := h.Step(s, p); err != nil {
 				return err

@@ -123,7 +123,7 @@ func allStages(pairs, out string) *config.Run {
 		Model: config.Model{ImageSize: 16, Patch: 8, Dim: 16, Depth: 3, Heads: 2, FFNRatio: 2, VLStart: 2,
 			VocabFile: emoji + "vocab.txt", MaxText: 16, MaxTextInit: 16, Position: config.Relative, LayerScale: 0.1},
 		Visual: config.Visual{Kind: config.VQKD, Codes: 16, CodeDim: 4, Dim: 16, Depth: 1, Heads: 2, DecoderDepth: 1, Decay: 0.9},
-		Data:   config.Data{Pairs: []string{pairs}, Text: []string{emoji + "glosses.txt"}, Workers: 1},
+		Data:   config.Data{Pairs: []config.Set{{Path: []string{pairs}}}, Text: []config.Set{{Path: []string{emoji + "glosses.txt"}}}, Workers: 1},
 		Stages: []config.Stage{stage(config.Tokenizer, 5), stage(config.Vision, 5), stage(config.Text, 4), stage(config.VL, 7), stage(config.Retrieval, 5)},
 	}
 }

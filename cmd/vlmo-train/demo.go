@@ -42,7 +42,11 @@ func demo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range slices.Concat([]string{cfg.Model.VocabFile}, cfg.Data.Pairs, cfg.Data.Test, cfg.Data.Text) {
+	files := []string{cfg.Model.VocabFile}
+	for _, set := range slices.Concat(cfg.Data.Pairs, cfg.Data.Test, cfg.Data.Text) {
+		files = append(files, set.Path...)
+	}
+	for _, path := range files {
 		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("the demo's data is in the source repository, run it from there: %w", err)
 		}

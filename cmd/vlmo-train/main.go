@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -45,9 +46,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		DisableSliceFlagSeparator: true,
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
-		Commands:                  []*cli.Command{demoCommand(), trainCommand(), evalCommand(), verifyCommand(), convertCommand(), inspectCommand(), infoCommand()},
-		ExitErrHandler:            func(*cli.Context, error) {},
-		OnUsageError:              onUsageError,
+		Commands: []*cli.Command{demoCommand(), trainCommand(), evalCommand(), verifyCommand(), convertCommand(), inspectCommand(),
+			dataCommand(), infoCommand()},
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   onUsageError,
 		Action: func(c *cli.Context) error {
 			if !c.Args().Present() {
 				return cli.ShowAppHelp(c)
@@ -63,7 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		c.OnUsageError = onUsageError
 		c.HideHelpCommand = true
 	}
-	err := app.RunContext(ctx, args)
+	err := app.RunContext(ctx, flagsFirst(app.Commands, args))
 	if err == nil {
 		return 0
 	}
@@ -78,6 +80,48 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return statusInterrupted
 	}
 	return statusError
+}
+
+// flagsFirst moves the flags of a command that takes arguments before these:
+// package cli reads none after the first argument.
+func flagsFirst(commands []*cli.Command, args []string) []string {
+	at := 1
+	var cmd *cli.Command
+	for ; at < len(args); at++ {
+		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[at]) })
+		if i < 0 {
+			break
+		}
+		cmd = commands[i]
+		commands = cmd.Subcommands
+	}
+	if cmd == nil || cmd.ArgsUsage == "" {
+		return args
+	}
+	// takesValue reports whether the next word belongs to the flag.
+	takesValue := func(word string) bool {
+		for _, f := range cmd.Flags {
+			if _, isBool := f.(*cli.BoolFlag); !isBool && slices.Contains(f.Names(), strings.TrimLeft(word, "-")) {
+				return true
+			}
+		}
+		return false
+	}
+	flags, rest := slices.Clone(args[:at]), []string{"--"}
+	for i := at; i < len(args); i++ {
+		switch word := args[i]; {
+		case word == "--":
+			return slices.Concat(flags, rest, args[i+1:])
+		case len(word) < 2 || word[0] != '-':
+			rest = append(rest, word)
+		case takesValue(word) && i+1 < len(args):
+			flags = append(flags, word, args[i+1])
+			i++
+		default:
+			flags = append(flags, word)
+		}
+	}
+	return slices.Concat(flags, rest)
 }
 
 // onUsageError adds the nearest flag's name to a complaint about an unknown one.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"vlmo-train/data/dataset"
 )
 
 // invoke runs a command line in the repository's root.
@@ -41,6 +43,11 @@ func TestUsage(t *testing.T) {
 		{"verify", 2, "name the folders"},
 		{"verify --device tpu testdata/parity/preprocess", 2, `unknown device "tpu"`},
 		{"verify testdata/none", 1, "testdata/none"},
+		{"data arow", 2, `unknown command "data arow"; did you mean "arrow"?`},
+		{"data arrow --kid vg", 2, "unknown flag -kid; did you mean --kind?"},
+		{"data arrow --kind vg --root x", 2, "say --out"},
+		{"data arrow --kind vgg --root x --out y", 2, `unknown kind "vgg"`},
+		{"data arrow --kind vg --root testdata/none --out " + t.TempDir(), 1, "region_descriptions.json"},
 	} {
 		status, _, errs := invoke(t, t.Context(), strings.Fields(c.line)...)
 		if status != c.status || !strings.Contains(errs, c.want) || !strings.HasPrefix(errs, "vlmo-train: ") {
@@ -82,6 +89,23 @@ func TestVerify(t *testing.T) {
 	status, out, errs := invoke(t, t.Context(), "verify", "--device", "ref", "testdata/parity/preprocess")
 	if status != 0 || !strings.Contains(out, "ok") {
 		t.Errorf("status %d, %s%s", status, out, errs)
+	}
+}
+
+func TestDataArrow(t *testing.T) {
+	t.Chdir("../..")
+	out := t.TempDir()
+	status, stdout, errs := invoke(t, t.Context(), "data", "arrow", "--kind", "coco", "--root", "testdata/fixtures/raw/coco", "--out", out, "--split", "val", "--compress", "lz4")
+	path := filepath.Join(out, "coco_caption_karpathy_val.arrow")
+	if status != 0 || !strings.HasPrefix(stdout, path+": ") {
+		t.Fatalf("status %d, %s%s", status, stdout, errs)
+	}
+	d, err := dataset.Open(dataset.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Example(0); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -23,8 +23,13 @@ type Example struct {
 	// does not say otherwise.
 	Group string
 
-	// Image is nil in a set of texts.
-	Image *img.Image
+	// Image is nil in a set of texts. Image2 is the second picture of a set of
+	// pairs of pictures, such as NLVR2, nil in others.
+	Image, Image2 *img.Image
+
+	// ImageID is the set's name of the picture, or of the pair of pictures: the
+	// examples of one picture share it. It is empty where the set has none.
+	ImageID string
 
 	// Captions are sentences of which each describes the picture. There are
 	// none where the set has pictures alone.
@@ -32,6 +37,55 @@ type Example struct {
 
 	// Keywords are words that belong to the picture, in no order that matters.
 	Keywords []string
+
+	// Regions are the parts of the picture that Captions describe, one for each
+	// caption, in sets of regions such as Visual Genome; nil in others.
+	Regions []Region
+
+	// Question is nil where nothing is asked.
+	Question *Question
+}
+
+// Region is a rectangle in pixels of the original picture.
+type Region struct{ X, Y, Width, Height int64 }
+
+// Question is what is asked about a picture (VQA), or what is said about two and
+// is true or false (NLVR2). Answers, Labels and Scores are of one length; all are
+// empty where the answer is not public, Labels and Scores also where a set does
+// not number its answers.
+type Question struct {
+	ID   int64 // the set's number of the question, 0 in NLVR2
+	Text string
+
+	// Answers are right answers, each once: in VQA those of the ten given that
+	// are in the vocabulary, in NLVR2 one, "True" or "False".
+	Answers []string
+
+	// Labels are the answers' classes: numbers in the vocabulary, or 1 for
+	// "True" and 0 for "False".
+	Labels []int32
+
+	// Scores say how right each answer is, in (0, 1].
+	Scores []float32
+}
+
+// Worder is a Dataset whose examples can be read without their pictures.
+type Worder interface {
+	Dataset
+
+	// ReadWords reads example i and leaves Image and Image2 nil.
+	ReadWords(i int) (Example, error)
+}
+
+// Words reads example i without its pictures, and without decoding them where d
+// is a [Worder].
+func Words(d Dataset, i int) (Example, error) {
+	if w, ok := d.(Worder); ok {
+		return w.ReadWords(i)
+	}
+	e, err := d.Example(i)
+	e.Image, e.Image2 = nil, nil
+	return e, err
 }
 
 // Dataset is a set of examples, numbered from 0. Its methods are safe for

@@ -110,8 +110,8 @@ func TestEmoji(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if len(train.sheets.held) != 2 {
-		t.Errorf("%d sheets decoded, want 2", len(train.sheets.held))
+	if n := train.sheets.Len(); n != 2 {
+		t.Errorf("%d sheets decoded, want 2", n)
 	}
 
 	e, err := test.Example(2)
@@ -274,41 +274,14 @@ func TestBadExample(t *testing.T) {
 	}
 }
 
-func TestSheetsAreEvicted(t *testing.T) {
-	dir := write(t, "a.png", picture(t, 10, 10, 0), "b.png", picture(t, 10, 10, 1), "c.png", picture(t, 10, 10, 2))
-	s := sheets{limit: 650} // two of 300 bytes
-	for _, step := range []struct{ get, held string }{
-		{"a", "a"}, {"b", "ab"}, {"a", "ab"}, {"c", "ac"}, {"b", "bc"}, {"b", "bc"},
-	} {
-		m, err := s.get(filepath.Join(dir, step.get+".png"))
-		if err != nil || m.Pix[2] != step.get[0]-'a' {
-			t.Fatalf("%s: %v, %v", step.get, m, err)
-		}
-		held := ""
-		for _, name := range []string{"a", "b", "c"} {
-			if s.held[filepath.Join(dir, name+".png")] != nil {
-				held += name
-			}
-		}
-		if held != step.held || s.bytes != 300*len(held) {
-			t.Errorf("after %s: %q of %d bytes held, want %q", step.get, held, s.bytes, step.held)
-		}
-	}
-
-	// One that is larger than the limit is kept until the next comes.
-	s = sheets{limit: 200}
-	for _, name := range []string{"a.png", "b.png"} {
-		if _, err := s.get(filepath.Join(dir, name)); err != nil || len(s.held) != 1 || s.held[filepath.Join(dir, name)] == nil {
-			t.Errorf("after %s: %v held, %v", name, s.held, err)
-		}
-	}
-
-	// A failure is not kept.
+func TestLateSheet(t *testing.T) {
+	dir := write(t, "a.png", picture(t, 10, 10, 0))
+	var s sheets
 	late := filepath.Join(dir, "late.png")
 	if _, err := s.get(late); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a sheet that does not exist: %v", err)
 	}
-	if err := os.Rename(filepath.Join(dir, "c.png"), late); err != nil {
+	if err := os.Rename(filepath.Join(dir, "a.png"), late); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.get(late); err != nil {

@@ -29,16 +29,18 @@ import (
 //   - group or concept: a string or a number, see [Example]
 //   - keywords: a list of strings
 //
-// Other fields are ignored, and so are blank lines.
+// Other fields are ignored, and so are blank lines. The lines stay on disk; 16 bytes
+// a line are in memory, and the sheets in use.
 type JSONL struct {
-	records []record
-	paths   []string // of the picture files, each once
-	sheets  sheets
+	f      *os.File
+	dir    string // that pictures are relative to
+	lines  []extent
+	sheets sheets
 }
 
-type record struct {
+type jsonlRecord struct {
 	id, group string
-	picture   int32 // index into paths, -1 for none
+	image     string // as written, "" for none
 	box       box
 	captions  []string
 	keywords  []string
@@ -70,85 +72,90 @@ type jsonLine struct {
 	Keywords []string  `json:"keywords"`
 }
 
-// OpenJSONL reads the description of a set. It is an error, which names file and
-// line, if a line is not such an object, if an ID occurs twice or a picture's
-// file does not exist; and if there is no example at all.
-func OpenJSONL(path string) (*JSONL, error) {
-	f, err := os.Open(path)
-	if err != nil {
+// OpenJSONL reads the description of a set, which must not change until Close. It
+// is an error, which names file and line, if a line is not such an object, if an ID
+// occurs twice or a picture's file does not exist; and if there is no example at all.
+func OpenJSONL(path string) (_ *JSONL, err error) {
+	d := &JSONL{dir: filepath.Dir(path)}
+	d.sheets.Limit = sheetMemory
+	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	defer f.Close()
-	d := &JSONL{sheets: sheets{limit: sheetMemory}}
-	pictures := make(map[string]int32)
-	lines := make(map[string]int) // where an ID was seen
-	err = eachLine(f, 64<<20, func(n int, _ int64, line []byte) error {
-		r, image, err := parse(line)
+	defer func() {
+		if err != nil {
+			d.f.Close()
+		}
+	}()
+	var ids, pictures grouped // no more than their keys
+	var first []int           // line of each ID
+	err = eachLine(d.f, 64<<20, func(n int, off int64, line []byte) error {
+		r, err := parse(line)
 		if err != nil {
 			return err
 		}
-		if first, ok := lines[r.id]; ok {
-			return fmt.Errorf("id %q is already on line %d", r.id, first)
+		id := ids.add(r.id, extent{})
+		if id < len(first) {
+			return fmt.Errorf("id %q is already on line %d", r.id, first[id])
 		}
-		lines[r.id] = n
-		r.picture = -1
-		if image != "" {
-			p, ok := pictures[image]
-			if !ok {
-				p = int32(len(d.paths))
-				pictures[image] = p
-				file := filepath.FromSlash(image)
-				if !filepath.IsAbs(file) {
-					file = filepath.Join(filepath.Dir(path), file)
-				}
+		first = append(first, n)
+		if r.image != "" {
+			if seen := len(pictures.first); pictures.add(r.image, extent{}) == seen {
+				file := d.picture(r.image)
 				if info, err := os.Stat(file); err != nil {
 					return fmt.Errorf("picture %s: %w", file, bare(err))
 				} else if info.IsDir() {
 					return fmt.Errorf("picture %s is a folder", file)
 				}
-				d.paths = append(d.paths, file)
 			}
-			r.picture = p
 		}
-		d.records = append(d.records, r)
+		d.lines = append(d.lines, extent{off, uint32(len(line))})
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %s:%w", path, err)
 	}
-	if len(d.records) == 0 {
+	if len(d.lines) == 0 {
 		return nil, fmt.Errorf("dataset: %s: no examples", path)
 	}
 	return d, nil
 }
 
-// parse reads one line and returns its record, picture left open, and the
-// picture's file as written.
-func parse(line []byte) (r record, image string, err error) {
+// picture returns the file of a picture named in the set.
+func (d *JSONL) picture(image string) string {
+	file := filepath.FromSlash(image)
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(d.dir, file)
+	}
+	return file
+}
+
+// parse reads one line.
+func parse(line []byte) (r jsonlRecord, err error) {
 	var j jsonLine
 	if err := json.Unmarshal(line, &j); err != nil {
-		return r, "", err
+		return r, err
 	}
+	r.image = j.Image
 	r.id, r.group, r.keywords = string(j.ID), string(j.Group), j.Keywords
 	switch {
 	case j.Caption != nil && j.Captions != nil:
-		return r, "", errors.New("both caption and captions")
+		return r, errors.New("both caption and captions")
 	case j.Caption != nil:
 		r.captions = []string{*j.Caption}
 	case j.Captions != nil:
 		r.captions = *j.Captions
 	}
 	if j.Image == "" && len(r.captions) == 0 {
-		return r, "", errors.New("neither image nor caption")
+		return r, errors.New("neither image nor caption")
 	}
 	if r.id == "" {
 		if r.id = j.Image; r.id == "" {
-			return r, "", errors.New("neither id nor image")
+			return r, errors.New("neither id nor image")
 		}
 	}
 	if j.Concept != "" {
 		if j.Group != "" {
-			return r, "", errors.New("both group and concept")
+			return r, errors.New("both group and concept")
 		}
 		r.group = string(j.Concept)
 	}
@@ -158,42 +165,74 @@ func parse(line []byte) (r record, image string, err error) {
 	if j.Box != nil {
 		b := *j.Box
 		if j.Image == "" {
-			return r, "", errors.New("box without image")
+			return r, errors.New("box without image")
 		}
 		if len(b) != 4 || b[0] < 0 || b[1] < 0 || b[2] <= 0 || b[3] <= 0 {
-			return r, "", fmt.Errorf("box %v is not [x, y, width, height] in pixels", b)
+			return r, fmt.Errorf("box %v is not [x, y, width, height] in pixels", b)
 		}
 		r.box = box{b[0], b[1], b[2], b[3]}
 	}
-	return r, j.Image, nil
+	return r, nil
+}
+
+// Close closes the file.
+func (d *JSONL) Close() error {
+	if err := d.f.Close(); err != nil {
+		return fmt.Errorf("dataset: %w", err)
+	}
+	return nil
 }
 
 // Len returns the number of examples.
-func (d *JSONL) Len() int { return len(d.records) }
+func (d *JSONL) Len() int { return len(d.lines) }
+
+// read reads line i.
+func (d *JSONL) read(i int) (r jsonlRecord, err error) {
+	line, err := d.lines[i].read(d.f)
+	if err != nil {
+		return r, err
+	}
+	return parse(line)
+}
 
 // Group returns the group of example i.
-func (d *JSONL) Group(i int) string { return d.records[i].group }
+func (d *JSONL) Group(i int) string {
+	r, err := d.read(i)
+	if err != nil {
+		return fmt.Sprintf("line at byte %d", d.lines[i].off)
+	}
+	return r.group
+}
 
-// Words returns example i without its picture.
-func (d *JSONL) Words(i int) Example {
-	r := &d.records[i]
-	return Example{ID: r.id, Group: r.group, Captions: r.captions, Keywords: r.keywords}
+// ReadWords reads example i without its picture.
+func (d *JSONL) ReadWords(i int) (Example, error) {
+	e, _, err := d.words(i)
+	return e, err
+}
+
+func (d *JSONL) words(i int) (Example, jsonlRecord, error) {
+	if err := checkIndex(i, len(d.lines)); err != nil {
+		return Example{}, jsonlRecord{}, err
+	}
+	r, err := d.read(i)
+	if err != nil {
+		return Example{}, r, &BadExampleError{Index: i, ID: r.id, Path: d.f.Name(), Err: err}
+	}
+	e := Example{ID: r.id, Group: r.group, Captions: r.captions, Keywords: r.keywords}
+	if r.box == (box{}) {
+		e.ImageID = r.image
+	}
+	return e, r, nil
 }
 
 // Example reads example i. A picture of which examples are parts is decoded once
-// and kept, other pictures are decoded at each call. The strings are shared with
-// the set, the picture is the caller's own.
+// and kept, other pictures are decoded at each call.
 func (d *JSONL) Example(i int) (Example, error) {
-	if err := checkIndex(i, len(d.records)); err != nil {
-		return Example{}, err
+	e, r, err := d.words(i)
+	if err != nil || r.image == "" {
+		return e, err
 	}
-	r := &d.records[i]
-	e := Example{ID: r.id, Group: r.group, Captions: r.captions, Keywords: r.keywords}
-	if r.picture < 0 {
-		return e, nil
-	}
-	path := d.paths[r.picture]
-	var err error
+	path := d.picture(r.image)
 	if r.box == (box{}) {
 		e.Image, err = readPicture(path)
 	} else {
@@ -212,6 +251,20 @@ func (d *JSONL) Example(i int) (Example, error) {
 // its offset in bytes and its content, valid until f returns, without the
 // surrounding white space. Errors, f's included, begin with the line's number.
 func eachLine(r io.Reader, limit int, f func(n int, off int64, line []byte) error) error {
+	return eachRawLine(r, limit, func(n int, off int64, line []byte) error {
+		const space = " \t\r\n\v\f"
+		trimmed := bytes.TrimLeft(line, space)
+		off += int64(len(line) - len(trimmed))
+		if trimmed = bytes.TrimRight(trimmed, space); len(trimmed) == 0 {
+			return nil
+		}
+		return f(n, off, trimmed)
+	})
+}
+
+// eachRawLine is eachLine with all lines as they are, but for what ends them, LF or
+// CR LF.
+func eachRawLine(r io.Reader, limit int, f func(n int, off int64, line []byte) error) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	var long []byte
 	var off int64
@@ -243,16 +296,17 @@ func eachLine(r io.Reader, limit int, f func(n int, off int64, line []byte) erro
 		if len(line) > limit {
 			return fmt.Errorf("%d: line of more than %d bytes", n, limit)
 		}
-		const space = " \t\r\n\v\f"
-		trimmed := bytes.TrimLeft(line, space)
-		start += int64(len(line) - len(trimmed))
-		if trimmed = bytes.TrimRight(trimmed, space); len(trimmed) > 0 {
-			if !utf8.Valid(trimmed) {
-				return fmt.Errorf("%d: not UTF-8", n)
-			}
-			if err := f(n, start, trimmed); err != nil {
-				return fmt.Errorf("%d: %w", n, err)
-			}
+		if err == io.EOF && len(line) == 0 {
+			return nil
+		}
+		if bytes.HasSuffix(line, []byte("\n")) {
+			line = bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))
+		}
+		if !utf8.Valid(line) {
+			return fmt.Errorf("%d: not UTF-8", n)
+		}
+		if err := f(n, start, line); err != nil {
+			return fmt.Errorf("%d: %w", n, err)
 		}
 		if err == io.EOF {
 			return nil

@@ -3,8 +3,8 @@ package dataset
 import (
 	"fmt"
 	"os"
-	"sync"
 
+	"vlmo-train/data/dataset/internal/cache"
 	"vlmo-train/data/img"
 )
 
@@ -36,73 +36,18 @@ func crop(m *img.Image, b box) (*img.Image, error) {
 	return out, nil
 }
 
-// sheets caches decoded pictures of which examples are parts. Each is decoded
-// once, by the first who needs it, while others wait; when more than limit bytes
-// are held, those not used for longest go.
+// sheets caches decoded pictures of which examples are parts.
 type sheets struct {
-	limit int
-
-	mu    sync.Mutex
-	held  map[string]*sheet
-	bytes int
-	clock uint64
-}
-
-type sheet struct {
-	once sync.Once
-	m    *img.Image
-	err  error
-
-	// Under sheets.mu.
-	size int // 0 until decoded
-	used uint64
+	cache.Cache[string, *img.Image]
 }
 
 // get returns the decoded picture in a file, which is not to be changed.
 func (s *sheets) get(path string) (*img.Image, error) {
-	s.mu.Lock()
-	e := s.held[path]
-	if e == nil {
-		e = new(sheet)
-		if s.held == nil {
-			s.held = make(map[string]*sheet)
+	return s.Get(path, func() (*img.Image, int64, error) {
+		m, err := readPicture(path)
+		if err != nil {
+			return nil, 0, err
 		}
-		s.held[path] = e
-	}
-	s.clock++
-	e.used = s.clock
-	s.mu.Unlock()
-
-	e.once.Do(func() {
-		e.m, e.err = readPicture(path)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if e.err != nil {
-			// A file that can't be read now may be readable later.
-			delete(s.held, path)
-			return
-		}
-		e.size = len(e.m.Pix)
-		s.bytes += e.size
-		s.evict(e)
+		return m, int64(len(m.Pix)), nil
 	})
-	return e.m, e.err
-}
-
-// evict drops the oldest sheets but keep until the rest fits. s.mu is held.
-func (s *sheets) evict(keep *sheet) {
-	for s.bytes > s.limit {
-		var path string
-		var oldest *sheet
-		for p, e := range s.held {
-			if e != keep && e.size > 0 && (oldest == nil || e.used < oldest.used) {
-				path, oldest = p, e
-			}
-		}
-		if oldest == nil {
-			return
-		}
-		delete(s.held, path)
-		s.bytes -= oldest.size
-	}
 }

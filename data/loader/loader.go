@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -17,24 +18,33 @@ var ErrClosed = errors.New("loader: closed")
 
 // Config says how batches are prepared. It has no influence on what they hold.
 type Config struct {
-	// Workers is the number of goroutines that make batches, at least 1.
+	// Workers is the number of goroutines that read examples, at least 1. They
+	// work on one batch together, and on the next when nothing is left to begin.
 	Workers int
 
-	// Prefetch is how many batches may be in work or ready at a time; 0 means
-	// twice the workers.
+	// Prefetch is how many batches may be in work or ready at a time; 0 means 3.
+	// More are not begun until one is taken.
 	Prefetch int
 
-	// MaxBad is how many examples of the set may be unreadable and replaced
-	// (see [Batch.Each]), each counted once; with one more, Next fails. 0 is
-	// strict: the first is an error.
+	// MaxBad is how many examples may be unreadable and replaced (see
+	// [Batch.Each]), each counted once; with one more, Next fails. 0 is strict:
+	// the first is an error.
 	MaxBad int
+
+	// MaxBadShare raises MaxBad by this share of the examples served: for sets
+	// whose length is not known.
+	MaxBadShare float64
+
+	// Patience says how reads that fail or hang are tried again.
+	Patience Patience
 }
 
-// A MakeFunc makes a batch of the caller's type. old is a batch that was given to
-// Recycle, whose memory may be used again, or the zero value. b and what is in it
-// are valid until MakeFunc returns. It is called by several goroutines at a time,
-// for different batches; all that is random in it must be keyed by b.Samples or
-// b.Step, or the result depends on the number of workers.
+// A MakeFunc makes a batch of the caller's type, its examples by [Batch.Each].
+// old is a batch that was given to Recycle, whose memory may be used again, or
+// the zero value. b and what is in it are valid until MakeFunc returns. It is
+// called by several goroutines at a time, for different batches; all that is
+// random in it must be keyed by b.Samples or b.Step, or the result depends on the
+// number of workers.
 type MakeFunc[T any] func(ctx context.Context, b *Batch, old T) (T, error)
 
 // Loader prepares batches ahead of who uses them. Next, Position, Skipped and
@@ -48,8 +58,9 @@ type Loader[T any] struct {
 
 	pos     Position
 	err     error // Next's answer from now on
+	served  int   // examples
 	skipped []*dataset.BadExampleError
-	known   map[int]bool // indices in skipped
+	known   map[badKey]bool // examples in skipped
 
 	mu     sync.Mutex
 	closed bool
@@ -57,64 +68,92 @@ type Loader[T any] struct {
 	jobs   []*job[T]
 }
 
+// badKey names an example that can't be read.
+type badKey struct {
+	path, id string
+	index    int
+}
+
 // job is a batch in work.
 type job[T any] struct {
 	batch Batch
 	old   T
 	value T
-	err   error
-	end   bool          // no batch, but the sampler's end
+	err   error         // io.EOF: no batch, but the sampler's end
 	done  chan struct{} // receives one value when the rest is filled in
 }
 
 // New starts to prepare the batches that s would return, with a copy of s. The
 // caller must Close the loader. When ctx ends, Next returns its error.
 func New[T any](ctx context.Context, s *Sampler, cfg Config, makeBatch MakeFunc[T]) (*Loader[T], error) {
-	if cfg.Workers < 1 || cfg.Prefetch < 0 || cfg.MaxBad < 0 {
-		return nil, fmt.Errorf("loader: %d workers, %d batches ahead, %d bad examples", cfg.Workers, cfg.Prefetch, cfg.MaxBad)
+	if cfg.Workers < 1 || cfg.Prefetch < 0 || cfg.MaxBad < 0 || cfg.MaxBadShare < 0 {
+		return nil, fmt.Errorf("loader: %d workers, %d batches ahead, %d and %v of the examples bad", cfg.Workers, cfg.Prefetch, cfg.MaxBad, cfg.MaxBadShare)
 	}
 	if cfg.Prefetch == 0 {
-		cfg.Prefetch = 2 * cfg.Workers
+		cfg.Prefetch = 3
 	}
 	l := &Loader[T]{
 		cfg: cfg,
 		// The dispatcher holds one job more than is in the queue.
 		queue: make(chan *job[T], cfg.Prefetch-1),
 		pos:   s.Position(),
-		known: make(map[int]bool),
+		known: make(map[badKey]bool),
 	}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	work := make(chan *job[T], cfg.Prefetch)
-	sampler := *s
+	r := newReads(l.ctx)
+	sampler := s.clone()
 	l.wait.Go(func() {
+		defer sampler.Close()
 		defer close(work)
-		l.dispatch(&sampler, work)
+		l.dispatch(sampler, r, work)
 	})
-	for range cfg.Workers {
-		l.wait.Go(func() {
+	var makers sync.WaitGroup
+	for range cfg.Prefetch {
+		makers.Go(func() {
 			for j := range work {
 				if j.err = l.ctx.Err(); j.err == nil {
 					j.value, j.err = makeBatch(l.ctx, &j.batch, j.old)
 				}
+				j.batch.end()
+				j.batch.Release()
 				j.done <- struct{}{}
+			}
+		})
+	}
+	l.wait.Go(func() {
+		makers.Wait()
+		close(r.tasks)
+	})
+	for range cfg.Workers {
+		l.wait.Go(func() {
+			in := newReader(cfg.Patience.withDefaults())
+			defer in.close()
+			for t := range r.tasks {
+				t.run(l.ctx, in)
 			}
 		})
 	}
 	return l, nil
 }
 
-// dispatch puts the sampler's batches into the queue and gives them to the workers.
-func (l *Loader[T]) dispatch(s *Sampler, work chan<- *job[T]) {
-	for {
+// dispatch puts the sampler's batches into the queue and gives them to the makers.
+func (l *Loader[T]) dispatch(s *Sampler, r *reads, work chan<- *job[T]) {
+	for n := 0; ; n++ {
 		j := l.newJob()
-		j.end = !s.fill(&j.batch)
+		j.err = s.fill(l.ctx, &j.batch)
+		j.batch.reads, j.batch.turn = r, n
 		j.batch.maxBad = l.cfg.MaxBad
+		if l.cfg.MaxBadShare > 0 {
+			j.batch.maxBad = math.MaxInt // Next decides
+		}
 		select {
 		case l.queue <- j: // blocks while enough is ahead
 		case <-l.ctx.Done():
+			j.batch.Release()
 			return
 		}
-		if j.end {
+		if j.err != nil {
 			j.done <- struct{}{}
 			return
 		}
@@ -176,7 +215,7 @@ func (l *Loader[T]) next() (T, error) {
 	case <-l.ctx.Done():
 		return zero, l.stopped()
 	}
-	if j.end {
+	if j.err == io.EOF {
 		return zero, io.EOF
 	}
 	if j.err != nil && l.ctx.Err() != nil {
@@ -184,13 +223,15 @@ func (l *Loader[T]) next() (T, error) {
 	}
 	b := &j.batch
 	for _, e := range b.bad {
-		if !l.known[e.Index] {
-			l.known[e.Index] = true
-			l.skipped = append(l.skipped, e)
+		key := badKey{e.err.Path, e.err.ID, e.err.Index}
+		if !l.known[key] {
+			l.known[key] = true
+			l.skipped = append(l.skipped, e.err)
 		}
 	}
-	if n := l.cfg.MaxBad; n > 0 && len(l.skipped) > n {
-		return zero, l.tooMany()
+	l.served += b.Global
+	if n := l.maxBad(); n > 0 && len(l.skipped) > n {
+		return zero, l.tooMany(n)
 	}
 	if j.err != nil {
 		return zero, fmt.Errorf("loader: batch at epoch %d, index %d: %w", b.Epoch, b.Index, j.err)
@@ -213,8 +254,13 @@ func (l *Loader[T]) stopped() error {
 	return context.Cause(l.ctx)
 }
 
-// tooMany returns the error for more bad examples than MaxBad.
-func (l *Loader[T]) tooMany() error {
+// maxBad returns how many bad examples there may be by now.
+func (l *Loader[T]) maxBad() int {
+	return l.cfg.MaxBad + int(l.cfg.MaxBadShare*float64(l.served))
+}
+
+// tooMany returns the error for more than n bad examples.
+func (l *Loader[T]) tooMany(n int) error {
 	const most = 10
 	var names strings.Builder
 	for i, e := range l.skipped {
@@ -224,7 +270,7 @@ func (l *Loader[T]) tooMany() error {
 		}
 		fmt.Fprintf(&names, "\n\t%v", e)
 	}
-	return fmt.Errorf("loader: more than %d examples can't be read:%s", l.cfg.MaxBad, &names)
+	return fmt.Errorf("loader: more than %d examples can't be read:%s", n, &names)
 }
 
 // Position returns the place after the last batch that Next returned: where a
@@ -247,7 +293,8 @@ func (l *Loader[T]) Recycle(v T) {
 }
 
 // Close stops the workers and waits until they have ended: a MakeFunc in work
-// should mind its context. It may be called more than once.
+// should mind its context. A read that hangs is left alone. It may be called more
+// than once.
 func (l *Loader[T]) Close() {
 	l.mu.Lock()
 	l.closed = true

@@ -52,12 +52,12 @@ func settle(t *testing.T, before int) {
 
 func TestLoaderEqualsSampler(t *testing.T) {
 	defer settle(t, runtime.NumGoroutine())
-	cfg := SamplerConfig{Len: 19, Batch: 4, Seed: 2, Epochs: 2}
+	cfg := SamplerConfig{Sources: numbers(19), Batch: 4, Seed: 2, Epochs: 2}
 	s := mustSampler(t, cfg)
 	var want []made
 	positions := []Position{s.Position()}
 	for {
-		b, ok := s.Next()
+		b, ok := next(t, s)
 		if !ok {
 			break
 		}
@@ -77,7 +77,7 @@ func TestLoaderEqualsSampler(t *testing.T) {
 				t.Fatal(err)
 			}
 			for j := k; j < len(want); j++ {
-				if got := l.Position(); got != positions[j] {
+				if got := l.Position(); !reflect.DeepEqual(got, positions[j]) {
 					t.Fatalf("position %v before batch %d, want %v", got, j, positions[j])
 				}
 				got, err := l.Next()
@@ -91,7 +91,7 @@ func TestLoaderEqualsSampler(t *testing.T) {
 					t.Fatalf("after the last batch: %v", err)
 				}
 			}
-			if got := l.Position(); got != positions[len(want)] {
+			if got := l.Position(); !reflect.DeepEqual(got, positions[len(want)]) {
 				t.Fatalf("position %v at the end, want %v", got, positions[len(want)])
 			}
 			l.Close()
@@ -103,7 +103,7 @@ func TestLoaderRunsAheadAndNoFurther(t *testing.T) {
 	for _, workers := range []int{1, 3, 9} {
 		const prefetch = 5
 		var started atomic.Int32
-		l, err := New(t.Context(), mustSampler(t, SamplerConfig{Len: 100, Batch: 1}), Config{Workers: workers, Prefetch: prefetch},
+		l, err := New(t.Context(), mustSampler(t, SamplerConfig{Sources: numbers(100), Batch: 1}), Config{Workers: workers, Prefetch: prefetch},
 			func(context.Context, *Batch, int) (int, error) { return int(started.Add(1)), nil })
 		if err != nil {
 			t.Fatal(err)
@@ -133,7 +133,7 @@ func TestErrorComesInItsPlace(t *testing.T) {
 	defer settle(t, runtime.NumGoroutine())
 	broken := errors.New("broken")
 	for _, workers := range []int{1, 4} {
-		l, err := New(t.Context(), mustSampler(t, SamplerConfig{Len: 10, Batch: 2}), Config{Workers: workers},
+		l, err := New(t.Context(), mustSampler(t, SamplerConfig{Sources: numbers(10), Batch: 2}), Config{Workers: workers},
 			func(_ context.Context, b *Batch, _ int) (int, error) {
 				if b.Step >= 7 {
 					return 0, fmt.Errorf("step %d: %w", b.Step, broken)
@@ -155,7 +155,7 @@ func TestErrorComesInItsPlace(t *testing.T) {
 				t.Fatalf("batch 7: %v", err)
 			}
 		}
-		if got, want := l.Position(), (Position{1, 4}); got != want {
+		if got, want := l.Position(), (Position{Epoch: 1, Index: 4}); !reflect.DeepEqual(got, want) {
 			t.Errorf("position %v after the error, want %v", got, want)
 		}
 		l.Close()
@@ -166,7 +166,7 @@ func TestClose(t *testing.T) {
 	defer settle(t, runtime.NumGoroutine())
 	for _, take := range []int{0, 1, 5} {
 		for _, workers := range []int{1, 4} {
-			l, err := New(t.Context(), mustSampler(t, SamplerConfig{Len: 50, Batch: 2}), Config{Workers: workers}, slowly)
+			l, err := New(t.Context(), mustSampler(t, SamplerConfig{Sources: numbers(50), Batch: 2}), Config{Workers: workers}, slowly)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -185,7 +185,7 @@ func TestClose(t *testing.T) {
 
 	// Close wakes a Next that waits and a MakeFunc that minds its context.
 	var running atomic.Int32
-	l, err := New(t.Context(), mustSampler(t, SamplerConfig{Len: 50, Batch: 2}), Config{Workers: 2},
+	l, err := New(t.Context(), mustSampler(t, SamplerConfig{Sources: numbers(50), Batch: 2}), Config{Workers: 2},
 		func(ctx context.Context, _ *Batch, _ int) (int, error) {
 			running.Add(1)
 			defer running.Add(-1)
@@ -214,7 +214,7 @@ func TestContextEnds(t *testing.T) {
 	defer settle(t, runtime.NumGoroutine())
 	stop := errors.New("told to stop")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	l, err := New(ctx, mustSampler(t, SamplerConfig{Len: 50, Batch: 2}), Config{Workers: 2}, slowly)
+	l, err := New(ctx, mustSampler(t, SamplerConfig{Sources: numbers(50), Batch: 2}), Config{Workers: 2}, slowly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,19 +231,17 @@ func TestContextEnds(t *testing.T) {
 func TestBadExamplesAreCountedOnce(t *testing.T) {
 	defer settle(t, runtime.NumGoroutine())
 	bad := []int{3, 11, 17}
+	set := badSet{20, map[int]bool{3: true, 11: true, 17: true}}
 	read := func(_ context.Context, b *Batch, old []int) ([]int, error) {
-		out := old[:0]
-		err := b.Each(func(_, i int) error {
-			if slices.Contains(bad, i) {
-				return &dataset.BadExampleError{Index: i, ID: fmt.Sprintf("id-%d", i), Path: "p", Err: io.ErrUnexpectedEOF}
-			}
-			out = append(out, i)
-			return nil
+		out := slices.Grow(old[:0], len(b.Indices))[:len(b.Indices)]
+		err := b.Each(func(place int, e dataset.Example) error {
+			_, err := fmt.Sscan(e.ID, &out[place])
+			return err
 		})
 		return out, err
 	}
 	run := func(workers, maxBad int) (batches [][]int, skipped []int, err error) {
-		s := mustSampler(t, SamplerConfig{Len: 20, Batch: 4, Seed: 8, Epochs: 3})
+		s := mustSampler(t, SamplerConfig{Sources: []Source{{Set: dataset.Whole(set)}}, Batch: 4, Seed: 8, Epochs: 3})
 		l, err := New(t.Context(), s, Config{Workers: workers, MaxBad: maxBad}, read)
 		if err != nil {
 			t.Fatal(err)
@@ -295,7 +293,7 @@ func TestBadExamplesAreCountedOnce(t *testing.T) {
 
 func TestSteadyStateAllocatesNothing(t *testing.T) {
 	// One long epoch: an epoch's order is allocated at its beginning.
-	s := mustSampler(t, SamplerConfig{Len: 200_000, Batch: 16})
+	s := mustSampler(t, SamplerConfig{Sources: numbers(200_000), Batch: 16})
 	var fresh atomic.Int32
 	l, err := New(t.Context(), s, Config{Workers: 2}, func(_ context.Context, b *Batch, old *[1 << 16]byte) (*[1 << 16]byte, error) {
 		if old == nil {
@@ -329,8 +327,8 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 }
 
 func TestNewErrors(t *testing.T) {
-	s := mustSampler(t, SamplerConfig{Len: 5, Batch: 1})
-	for _, c := range []Config{{}, {Workers: -1}, {Workers: 1, Prefetch: -1}, {Workers: 1, MaxBad: -1}} {
+	s := mustSampler(t, SamplerConfig{Sources: numbers(5), Batch: 1})
+	for _, c := range []Config{{}, {Workers: -1}, {Workers: 1, Prefetch: -1}, {Workers: 1, MaxBad: -1}, {Workers: 1, MaxBadShare: -1}} {
 		if _, err := New(t.Context(), s, c, slowly); err == nil {
 			t.Errorf("New with %+v succeeded", c)
 		}

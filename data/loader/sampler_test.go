@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -22,12 +23,49 @@ func mustSampler(t *testing.T, cfg SamplerConfig) *Sampler {
 	return s
 }
 
+// numbers is a set of n examples whose names are their numbers.
+func numbers(n int) []Source { return []Source{{Set: dataset.Whole(numberSet(n))}} }
+
+type numberSet int
+
+func (n numberSet) Len() int           { return int(n) }
+func (n numberSet) Group(i int) string { return fmt.Sprint(i) }
+func (n numberSet) Example(i int) (dataset.Example, error) {
+	return dataset.Example{ID: fmt.Sprint(i)}, nil
+}
+
+// badSet is a set of which some examples can't be read.
+type badSet struct {
+	numberSet
+	bad map[int]bool
+}
+
+func (s badSet) Example(i int) (dataset.Example, error) {
+	if s.bad[i] {
+		return dataset.Example{}, fmt.Errorf("wrapped: %w", &dataset.BadExampleError{Index: i, ID: fmt.Sprintf("id-%d", i), Path: "p", Err: io.ErrUnexpectedEOF})
+	}
+	return s.numberSet.Example(i)
+}
+
+// next returns the next batch; false after the last.
+func next(t *testing.T, s *Sampler) (*Batch, bool) {
+	t.Helper()
+	b, err := s.Next(t.Context())
+	if err == io.EOF {
+		return nil, false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, true
+}
+
 // epoch returns the batches of the epoch that s is at the beginning of.
 func epoch(t *testing.T, s *Sampler) [][]int {
 	t.Helper()
 	var out [][]int
 	for range s.BatchesPerEpoch() {
-		b, ok := s.Next()
+		b, ok := next(t, s)
 		if !ok {
 			t.Fatal("the sampler ended")
 		}
@@ -38,7 +76,7 @@ func epoch(t *testing.T, s *Sampler) [][]int {
 
 func TestOrderIsThePermutationOfTheKey(t *testing.T) {
 	for _, drop := range []bool{false, true} {
-		s := mustSampler(t, SamplerConfig{Len: 23, Batch: 5, Seed: 7, Source: 2, DropLast: drop})
+		s := mustSampler(t, SamplerConfig{Sources: numbers(23), Batch: 5, Seed: 7, Source: 2, DropLast: drop})
 		step, sample := 0, uint64(0)
 		for e := range 3 {
 			want := rng.Permutation(rng.Key{Seed: 7, Step: uint64(e), Purpose: rng.Order, Sample: 2}, 23)
@@ -46,10 +84,10 @@ func TestOrderIsThePermutationOfTheKey(t *testing.T) {
 				want = want[:20]
 			}
 			for at := 0; at < len(want); at += 5 {
-				if got := s.Position(); got != (Position{e, at}) {
+				if got := s.Position(); !reflect.DeepEqual(got, Position{Epoch: e, Index: at}) {
 					t.Fatalf("position %v, want {%d %d}", got, e, at)
 				}
-				b, ok := s.Next()
+				b, ok := next(t, s)
 				w := want[at:min(at+5, len(want))]
 				if !ok || !slices.Equal(b.Indices, w) {
 					t.Fatalf("epoch %d, index %d: %v, want %v", e, at, b.Indices, w)
@@ -70,13 +108,13 @@ func TestOrderIsThePermutationOfTheKey(t *testing.T) {
 }
 
 func TestInOrderAndEpochs(t *testing.T) {
-	s := mustSampler(t, SamplerConfig{Len: 5, Batch: 2, InOrder: true, Epochs: 2})
+	s := mustSampler(t, SamplerConfig{Sources: numbers(5), Batch: 2, InOrder: true, Epochs: 2})
 	for range 2 {
 		if got, want := epoch(t, s), [][]int{{0, 1}, {2, 3}, {4}}; !reflect.DeepEqual(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	}
-	if _, ok := s.Next(); ok {
+	if _, ok := next(t, s); ok {
 		t.Error("a batch after the last epoch")
 	}
 }
@@ -84,16 +122,16 @@ func TestInOrderAndEpochs(t *testing.T) {
 func TestSamplerResumesEverywhere(t *testing.T) {
 	group := func(i int) string { return fmt.Sprint(i / 3) }
 	for _, cfg := range []SamplerConfig{
-		{Len: 17, Batch: 4, Seed: 1},
-		{Len: 17, Batch: 4, Seed: 1, DropLast: true},
-		{Len: 17, Batch: 4, Seed: 1, Distinct: group},
+		{Sources: numbers(17), Batch: 4, Seed: 1},
+		{Sources: numbers(17), Batch: 4, Seed: 1, DropLast: true},
+		{Sources: numbers(17), Batch: 4, Seed: 1, Distinct: group},
 	} {
 		whole := mustSampler(t, cfg)
 		var positions []Position
 		var batches [][]int
 		for range 3 * whole.BatchesPerEpoch() {
 			positions = append(positions, whole.Position())
-			b, _ := whole.Next()
+			b, _ := next(t, whole)
 			batches = append(batches, b.Indices)
 		}
 		for k, p := range positions {
@@ -102,15 +140,15 @@ func TestSamplerResumesEverywhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			for j := k; j < len(batches); j++ {
-				b, _ := s.Next()
+				b, _ := next(t, s)
 				if b.Step != j || !slices.Equal(b.Indices, batches[j]) {
 					t.Fatalf("resumed at %v: batch %d, %v, want %d, %v", p, b.Step, b.Indices, j, batches[j])
 				}
 			}
 		}
 	}
-	s := mustSampler(t, SamplerConfig{Len: 17, Batch: 4})
-	for _, p := range []Position{{-1, 0}, {0, -4}, {0, 3}, {0, 20}, {0, 17}} {
+	s := mustSampler(t, SamplerConfig{Sources: numbers(17), Batch: 4})
+	for _, p := range []Position{{Epoch: -1}, {Index: -4}, {Index: 3}, {Index: 20}, {Index: 17}, {Batches: 1}, {Sources: []Position{{}}}} {
 		if err := s.Seek(p); err == nil {
 			t.Errorf("Seek(%v) succeeded", p)
 		}
@@ -118,7 +156,7 @@ func TestSamplerResumesEverywhere(t *testing.T) {
 }
 
 func TestRanksDivideTheBatch(t *testing.T) {
-	cfg := SamplerConfig{Len: 26, Batch: 8, Seed: 3}
+	cfg := SamplerConfig{Sources: numbers(26), Batch: 8, Seed: 3}
 	one := mustSampler(t, cfg)
 	for _, world := range []int{2, 4} {
 		var ranks []*Sampler
@@ -129,11 +167,11 @@ func TestRanksDivideTheBatch(t *testing.T) {
 		}
 		one.Seek(Position{})
 		for range 8 { // two epochs; the last batches have two examples
-			want, _ := one.Next()
+			want, _ := next(t, one)
 			var indices []int
 			var samples []uint64
 			for _, s := range ranks {
-				b, _ := s.Next()
+				b, _ := next(t, s)
 				if b.First != len(indices) || b.Global != want.Global || b.Step != want.Step {
 					t.Fatalf("%+v is not a part of %+v", b, want)
 				}
@@ -211,7 +249,7 @@ func TestDistinct(t *testing.T) {
 			in = append(in, make(map[int]bool))
 		}
 		want := arrangeable(group, 0, left, in)
-		s, err := NewSampler(SamplerConfig{Len: n, Batch: batch, Seed: r.Uint64(), Distinct: func(i int) string { return fmt.Sprint(group[i]) }})
+		s, err := NewSampler(SamplerConfig{Sources: numbers(n), Batch: batch, Seed: r.Uint64(), Distinct: func(i int) string { return fmt.Sprint(group[i]) }})
 		if (err == nil) != want {
 			t.Fatalf("groups %v in batches of %d: %v, but an arrangement exists: %v", group, batch, err, want)
 		}
@@ -233,7 +271,7 @@ func TestDistinct(t *testing.T) {
 	for i := range group {
 		group[i] = i / 6
 	}
-	s := mustSampler(t, SamplerConfig{Len: 50, Batch: 8, DropLast: true, Distinct: func(i int) string { return fmt.Sprint(group[i]) }})
+	s := mustSampler(t, SamplerConfig{Sources: numbers(50), Batch: 8, DropLast: true, Distinct: func(i int) string { return fmt.Sprint(group[i]) }})
 	left := make(map[int]bool)
 	for range 20 {
 		b := epoch(t, s)
@@ -251,7 +289,7 @@ func TestDistinct(t *testing.T) {
 
 // Examples must not have a preferred batch, nor a preferred place in it.
 func TestDistinctIsRandom(t *testing.T) {
-	s := mustSampler(t, SamplerConfig{Len: 10, Batch: 4, Seed: 5, Distinct: func(i int) string { return fmt.Sprint(i / 2) }})
+	s := mustSampler(t, SamplerConfig{Sources: numbers(10), Batch: 4, Seed: 5, Distinct: func(i int) string { return fmt.Sprint(i / 2) }})
 	const epochs = 4000
 	var count [10][10]int
 	for range epochs {
@@ -271,7 +309,7 @@ func TestDistinctIsRandom(t *testing.T) {
 
 // The pairs of a batch must not be together again in the next.
 func TestDistinctScattersGroups(t *testing.T) {
-	s := mustSampler(t, SamplerConfig{Len: 80, Batch: 10, Distinct: func(i int) string { return fmt.Sprint(i / 2) }})
+	s := mustSampler(t, SamplerConfig{Sources: numbers(80), Batch: 10, Distinct: func(i int) string { return fmt.Sprint(i / 2) }})
 	var at [80]int
 	for n, b := range epoch(t, s) {
 		for _, i := range b {
@@ -294,16 +332,16 @@ func TestNewSamplerErrors(t *testing.T) {
 		cfg  SamplerConfig
 		want string
 	}{
-		{SamplerConfig{Len: 0, Batch: 1}, "a set of 0 examples"},
-		{SamplerConfig{Len: 1, Batch: 0}, "batches of 0 examples"},
-		{SamplerConfig{Len: 1, Batch: 1, Epochs: -1}, "-1 epochs"},
-		{SamplerConfig{Len: 4, Batch: 4, Rank: 2, World: 2}, "rank 2 of 2"},
-		{SamplerConfig{Len: 4, Batch: 3, World: 2}, "does not divide into 2 ranks"},
-		{SamplerConfig{Len: 4, Batch: 5, DropLast: true}, "4 examples do not fill one batch of 5"},
-		{SamplerConfig{Len: 4, Batch: 2, InOrder: true, Distinct: same}, "Distinct"},
-		{SamplerConfig{Len: 4, Batch: 2, Distinct: same}, `group "all" has 4 examples, but an epoch has 2 batches of 2`},
-		{SamplerConfig{Len: 5, Batch: 3, Distinct: func(i int) string { return []string{"a", "a", "b", "b", "c"}[i] }}, ""},
-		{SamplerConfig{Len: 6, Batch: 5, Distinct: func(i int) string { return []string{"a", "a", "b", "b", "c", "d"}[i] }}, "2 groups need a place in each of an epoch's 2 batches, but the last has 1"},
+		{SamplerConfig{Sources: numbers(0), Batch: 1}, "a set of 0 examples"},
+		{SamplerConfig{Sources: numbers(1), Batch: 0}, "batches of 0 examples"},
+		{SamplerConfig{Sources: numbers(1), Batch: 1, Epochs: -1}, "-1 epochs"},
+		{SamplerConfig{Sources: numbers(4), Batch: 4, Rank: 2, World: 2}, "rank 2 of 2"},
+		{SamplerConfig{Sources: numbers(4), Batch: 3, World: 2}, "does not divide into 2 ranks"},
+		{SamplerConfig{Sources: numbers(4), Batch: 5, DropLast: true}, "4 examples do not fill one batch of 5"},
+		{SamplerConfig{Sources: numbers(4), Batch: 2, InOrder: true, Distinct: same}, "Distinct"},
+		{SamplerConfig{Sources: numbers(4), Batch: 2, Distinct: same}, `group "all" has 4 examples, but an epoch has 2 batches of 2`},
+		{SamplerConfig{Sources: numbers(5), Batch: 3, Distinct: func(i int) string { return []string{"a", "a", "b", "b", "c"}[i] }}, ""},
+		{SamplerConfig{Sources: numbers(6), Batch: 5, Distinct: func(i int) string { return []string{"a", "a", "b", "b", "c", "d"}[i] }}, "2 groups need a place in each of an epoch's 2 batches, but the last has 1"},
 	} {
 		_, err := NewSampler(test.cfg)
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
@@ -315,8 +353,8 @@ func TestNewSamplerErrors(t *testing.T) {
 func TestEachReplacesBadExamples(t *testing.T) {
 	group := func(i int) string { return fmt.Sprint(i / 2) }
 	for _, distinct := range []func(int) string{nil, group} {
-		cfg := SamplerConfig{Len: 24, Batch: 6, Seed: 9, Distinct: distinct}
 		bad := map[int]bool{0: true, 5: true, 6: true, 13: true, 20: true}
+		cfg := SamplerConfig{Sources: []Source{{Set: dataset.Whole(badSet{24, bad})}}, Batch: 6, Seed: 9, Distinct: distinct}
 		// run reads 3 epochs as rank r of world and returns what was read at
 		// each sample number.
 		run := func(rank, world int) map[uint64]int {
@@ -325,26 +363,19 @@ func TestEachReplacesBadExamples(t *testing.T) {
 			s := mustSampler(t, c)
 			read := make(map[uint64]int)
 			for range 3 * s.BatchesPerEpoch() {
-				b, _ := s.Next()
+				b, _ := next(t, s)
 				b.maxBad = len(bad) * 3
 				original := slices.Clone(b.Indices)
-				tried := 0
-				err := b.Each(func(place, index int) error {
-					if index != b.Indices[place] {
-						t.Fatalf("place %d: index %d, batch says %d", place, index, b.Indices[place])
-					}
-					if bad[index] {
-						tried++
-						return fmt.Errorf("wrapped: %w", &dataset.BadExampleError{Index: index})
+				err := b.Each(func(place int, e dataset.Example) error {
+					index := b.Indices[place]
+					if e.ID != fmt.Sprint(index) {
+						t.Fatalf("place %d: example %q, batch says %d", place, e.ID, index)
 					}
 					read[b.Samples[place]] = index
 					return nil
 				})
 				if err != nil {
 					t.Fatal(err)
-				}
-				if tried != len(b.bad) {
-					t.Fatalf("%d bad examples noted, want %d", len(b.bad), tried)
 				}
 				for k, i := range original {
 					if !bad[i] {
@@ -353,8 +384,11 @@ func TestEachReplacesBadExamples(t *testing.T) {
 						}
 						continue
 					}
-					for _, o := range b.order[b.Index : b.Index+b.Global] {
-						if b.Indices[k] == o || distinct != nil && b.Indices[k]/2 == o/2 {
+					if !slices.ContainsFunc(b.bad, func(e badExample) bool { return e.place == k && e.err.Index == i }) {
+						t.Fatalf("bad example %d is not noted: %v", i, b.bad)
+					}
+					for _, o := range b.all {
+						if o := o.w.order[o.at]; b.Indices[k] == o || distinct != nil && b.Indices[k]/2 == o/2 {
 							t.Fatalf("%d replaced by %d, but %d is in the batch", i, b.Indices[k], o)
 						}
 					}
@@ -379,25 +413,50 @@ func TestEachReplacesBadExamples(t *testing.T) {
 }
 
 func TestEachGivesUp(t *testing.T) {
-	allBad := func(_, index int) error { return &dataset.BadExampleError{Index: index} }
-	s := mustSampler(t, SamplerConfig{Len: 12, Batch: 4})
-	b, _ := s.Next()
+	all := make(map[int]bool)
+	for i := range 300 {
+		all[i] = true
+	}
+	put := func(int, dataset.Example) error { return nil }
+	set := func(n int) []Source { return []Source{{Set: dataset.Whole(badSet{numberSet(n), all})}} }
+	s := mustSampler(t, SamplerConfig{Sources: set(12), Batch: 4})
+	b, _ := next(t, s)
 	var bad *dataset.BadExampleError
-	if err := b.Each(allBad); !errors.As(err, &bad) || len(b.bad) != 1 {
+	if err := b.Each(put); !errors.As(err, &bad) || len(b.bad) != 1 {
 		t.Errorf("strict: %v after %d", err, len(b.bad))
 	}
-	// Every other example is tried before it gives up.
-	b, _ = s.Next()
+	// Every other example is tried before it gives up, or a hundred.
+	b, _ = next(t, s)
 	b.maxBad = 1000
+	err := b.Each(put)
 	tried := make(map[int]bool)
-	err := b.Each(func(place, index int) error { tried[index] = true; return allBad(place, index) })
+	for _, e := range b.bad {
+		tried[e.err.Index] = true
+	}
 	if err == nil || !strings.Contains(err.Error(), "nothing in the set can replace") || len(tried) != 9 {
 		t.Errorf("%v after %d examples", err, len(tried))
 	}
-	other := errors.New("other")
-	b, _ = s.Next()
+	b, _ = next(t, mustSampler(t, SamplerConfig{Sources: set(300), Batch: 4}))
 	b.maxBad = 1000
-	if err := b.Each(func(int, int) error { return other }); err != other {
+	if err := b.Each(put); !errors.As(err, &bad) || len(b.bad) != maxTries+1 {
+		t.Errorf("%v after %d examples", err, len(b.bad))
+	}
+	// What is wrong with an example may be found out when it is put.
+	b, _ = next(t, mustSampler(t, SamplerConfig{Sources: numbers(12), Batch: 4, InOrder: true}))
+	b.maxBad = 1
+	err = b.Each(func(_ int, e dataset.Example) error {
+		if e.ID == "2" {
+			return &dataset.BadExampleError{Index: 2, ID: e.ID}
+		}
+		return nil
+	})
+	if err != nil || b.Indices[2] != 6 || len(b.bad) != 1 {
+		t.Errorf("%v, %v", err, b.Indices)
+	}
+	other := errors.New("other")
+	b, _ = next(t, mustSampler(t, SamplerConfig{Sources: numbers(12), Batch: 4}))
+	b.maxBad = 1000
+	if err := b.Each(func(int, dataset.Example) error { return other }); err != other {
 		t.Errorf("another error: %v", err)
 	}
 }

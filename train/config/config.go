@@ -10,8 +10,12 @@ package config
 
 import (
 	"fmt"
+	"reflect"
+	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"vlmo-train/data/dataset"
 )
 
 // Run is the whole configuration of a training run.
@@ -141,18 +145,88 @@ type Visual struct {
 	Decay float64 `yaml:"decay"`
 }
 
-// Data lists the input files. Paths are used as they stand.
+// Data names the sets. Each key takes one set or a list: a path alone, or a
+// mapping with the keys of [Set]. Sets of a list are joined to one; where they
+// have weights, they are mixed instead. Paths are used as they stand.
 type Data struct {
-	// Pairs are lists of pictures with captions, one JSON object a line, for
-	// the stages tokenizer, vision, vl and retrieval.
-	Pairs []string `yaml:"pairs"`
-	// Test are such lists for evaluation.
-	Test []string `yaml:"test"`
-	// Text are files with a text a line, for stage text.
-	Text []string `yaml:"text"`
-	// Workers is the number of loader goroutines; 0 takes one a processor.
-	// Results do not depend on it.
+	// Pairs are pictures with captions, for the stages tokenizer, vision, vl
+	// and retrieval.
+	Pairs []Set `yaml:"pairs"`
+	// Test are such sets for evaluation. All of their captions are used, while
+	// training draws one each time.
+	Test []Set `yaml:"test"`
+	// Text are texts, for stage text, which adds the captions of the pairs.
+	Text []Set `yaml:"text"`
+	// Shuffle is how many examples of sets in tar files are mixed with each
+	// other at a time, in a random order of the files; 0 takes 50,000.
+	Shuffle int `yaml:"shuffle,omitempty"`
+	// Workers is the number of goroutines that read examples; 0 takes one a
+	// processor. Results do not depend on it.
 	Workers int `yaml:"workers"`
+}
+
+// Set is a set of examples in files.
+type Set struct {
+	// Path is a file, a folder, or a pattern, or a list of these: braces count
+	// and list ({000..123}, {a,b}), and *, ? and [a-z] stand for names.
+	Path []string `yaml:"path"`
+	// Format is found out from names and content where it is empty.
+	Format SetFormat `yaml:"format"`
+	// Split is the part of a published set to read: train, val, test and so on.
+	Split string `yaml:"split"`
+	// Images is the folder that paths of pictures are relative to, where it is
+	// not the format's own.
+	Images string `yaml:"images"`
+	// Columns name what is read of a table or of a tar file.
+	Columns dataset.Columns `yaml:"columns"`
+	// NormalizeAnswers looks VQA answers up after normalisation.
+	NormalizeAnswers bool `yaml:"normalize_answers"`
+	// Weight says how often an example is of this set, relative to the other
+	// sets' weights. Either all sets of a list have one or none.
+	Weight float64 `yaml:"weight"`
+}
+
+// SetFormat is a format of files.
+type SetFormat string
+
+func (SetFormat) legal() []string {
+	var list []string
+	for _, f := range dataset.Formats() {
+		list = append(list, string(f))
+	}
+	return list
+}
+
+// Options returns how package dataset opens the set, but for its paths.
+func (s *Set) Options() dataset.Options {
+	return dataset.Options{Format: dataset.Format(s.Format), Split: s.Split, Images: s.Images, Columns: s.Columns, NormalizeAnswers: s.NormalizeAnswers}
+}
+
+// MarshalYAML writes a path alone where there is nothing else to say, and leaves
+// out what is not set.
+func (s Set) MarshalYAML() (any, error) {
+	if len(s.Path) == 1 && reflect.DeepEqual(s, Set{Path: s.Path}) {
+		return s.Path[0], nil
+	}
+	return sparse(reflect.ValueOf(s)), nil
+}
+
+// sparse returns the fields of a struct that are not zero.
+func sparse(v reflect.Value) yaml.MapSlice {
+	var out yaml.MapSlice
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if f.IsZero() {
+			continue
+		}
+		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		var x any = f.Interface()
+		if f.Kind() == reflect.Struct {
+			x = sparse(f)
+		}
+		out = append(out, yaml.MapItem{Key: key, Value: x})
+	}
+	return out
 }
 
 // Kind says what a stage trains.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"vlmo-train/data/dataset"
 )
 
 func wantError(t *testing.T, err error, parts ...string) {
@@ -65,7 +67,11 @@ func TestPresetsValidateAndRoundTrip(t *testing.T) {
 		if err := r.Ready(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		for _, path := range slices.Concat(r.Data.Pairs, r.Data.Test, r.Data.Text, []string{r.Model.VocabFile}) {
+		files := []string{r.Model.VocabFile}
+		for _, set := range slices.Concat(r.Data.Pairs, r.Data.Test, r.Data.Text) {
+			files = append(files, set.Path...)
+		}
+		for _, path := range files {
 			if _, err := os.Stat(filepath.Join("../..", path)); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -255,8 +261,8 @@ func TestSet(t *testing.T) {
 	}
 	s := r.Stage("vl")
 	if r.Seed != 7 || s.LR != 2.5e-4 || r.Stages[0].Steps != 1000 || r.Model.LayerScale != 1e-5 || !s.Compat ||
-		s.Betas != [2]float64{0.8, 0.95} || !slices.Equal(r.Data.Pairs, []string{"a.jsonl", "b.jsonl"}) ||
-		!slices.Equal(r.Data.Test, []string{"c=d.jsonl"}) || r.Out != "runs: x" || r.Init != "" ||
+		s.Betas != [2]float64{0.8, 0.95} || !reflect.DeepEqual(r.Data.Pairs, []Set{{Path: []string{"a.jsonl"}}, {Path: []string{"b.jsonl"}}}) ||
+		!reflect.DeepEqual(r.Data.Test, []Set{{Path: []string{"c=d.jsonl"}}}) || r.Out != "runs: x" || r.Init != "" ||
 		s.LossWeights != (LossWeights{0.5, 1, 2}) || r.Model.Position != Absolute || r.Precision != BF16 ||
 		s.Augment.RandAugment != (RandAugment{2, 20, RandPillow}) {
 		t.Errorf("%+v", r)
@@ -371,5 +377,89 @@ func TestDistance(t *testing.T) {
 		if got, want := distance(a, b), slow(a, b); got != want {
 			t.Fatalf("distance(%q, %q) = %d, want %d", a, b, got, want)
 		}
+	}
+}
+
+func TestSets(t *testing.T) {
+	r, err := Parse("f.yaml", []byte(`
+data:
+  pairs:
+    - shards/{00000..00123}.tar
+    - path: [a.parquet, b.parquet]
+      columns:
+        image: jpg
+        captions: title
+    - {path: coco, format: coco, split: val, images: pics, normalize_answers: true}
+  test: {path: x, weight: 2}
+  text: [a.txt, path: b]
+  shuffle: 1_000
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Data{
+		Pairs: []Set{
+			{Path: []string{"shards/{00000..00123}.tar"}},
+			{Path: []string{"a.parquet", "b.parquet"}, Columns: dataset.Columns{Image: "jpg", Captions: []string{"title"}}},
+			{Path: []string{"coco"}, Format: "coco", Split: "val", Images: "pics", NormalizeAnswers: true},
+		},
+		Test:    []Set{{Path: []string{"x"}, Weight: 2}},
+		Text:    []Set{{Path: []string{"a.txt"}}, {Path: []string{"b"}}},
+		Shuffle: 1000,
+	}
+	if !reflect.DeepEqual(r.Data, want) {
+		t.Errorf("%+v, want %+v", r.Data, want)
+	}
+	if o := r.Data.Pairs[2].Options(); !reflect.DeepEqual(o, dataset.Options{Format: dataset.FormatCOCO, Split: "val", Images: "pics", NormalizeAnswers: true}) {
+		t.Errorf("%+v", o)
+	}
+	y, err := r.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse("resolved.yaml", y)
+	if err != nil || !reflect.DeepEqual(again.Data, want) {
+		t.Errorf("%v: %s", err, y)
+	}
+	for _, unwanted := range []string{"normalize_answers: false", "weight: 0", "keywords", `split: ""`} {
+		if strings.Contains(string(y), unwanted) {
+			t.Errorf("%q in\n%s", unwanted, y)
+		}
+	}
+	// A list replaces the inherited one, an entry does not merge with it.
+	for _, o := range []string{"data.pairs=[{path: y, weight: 1}, {path: z, weight: 3}]", "data.pairs.1.weight=4", "data.test=t", "data.pairs.0.columns.group=cls"} {
+		if err := r.Set(o); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := r.Data; !reflect.DeepEqual(got.Pairs, []Set{{Path: []string{"y"}, Weight: 1, Columns: dataset.Columns{Group: "cls"}}, {Path: []string{"z"}, Weight: 4}}) ||
+		!reflect.DeepEqual(got.Test, []Set{{Path: []string{"t"}}}) {
+		t.Errorf("%+v", got)
+	}
+
+	for _, c := range []struct{ text, want string }{
+		{"data:\n  pairs:\n    - path: x\n      formt: tar\n", `f.yaml:4: data.pairs.0: unknown key "formt"; did you mean "format"?`},
+		{"data:\n  test: {path: x, format: webdatset}\n", `data.test.format: "webdatset" is none of jsonl`},
+		{"data:\n  test: {path: x, format: webdatset}\n", `did you mean "webdataset"?`},
+		{"data:\n  pairs: {path: x, columns: {captoin: y}}\n", `data.pairs.columns: unknown key "captoin"; did you mean "captions"?`},
+		{"data:\n  pairs: [[a]]\n", "data.pairs.0: wants a mapping"},
+		{"data:\n  pairs: {path: x, weight: much}\n", `data.pairs.weight: wants a number, not "much"`},
+	} {
+		_, err := Parse("f.yaml", []byte(c.text))
+		wantError(t, err, c.want)
+	}
+	for _, c := range []struct{ set, want string }{
+		{"data.pairs=[{path: x, weight: 1}, y]", "data.pairs: 1 of 2 sets have a weight"},
+		{"data.pairs=[{path: x, weight: -1}]", "data.pairs.0.weight: is -1"},
+		{"data.test=[{path: x, weight: 1}]", "data.test.0.weight: is 1, but evaluation"},
+		{"data.text=[{format: lines}]", "data.text.0.path: names no file"},
+		{`data.text=[""]`, "data.text.0.path: names no file"},
+		{"data.shuffle=-1", "data.shuffle: is -1"},
+	} {
+		r := preset(t, "demo")
+		if err := r.Set(c.set); err != nil {
+			t.Error(err)
+		}
+		wantError(t, r.Validate(), c.want)
 	}
 }

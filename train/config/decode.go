@@ -87,6 +87,14 @@ func (d decoder) decode(n ast.Node, path string, dst any) error {
 func (d decoder) value(n ast.Node, path string, v reflect.Value) error {
 	switch v.Kind() {
 	case reflect.Struct:
+		set, isSet := v.Addr().Interface().(*Set)
+		if isSet {
+			if text, ok := scalar(n); ok {
+				*set = Set{Path: []string{text}}
+				return nil
+			}
+			*set = Set{} // a list of sets is replaced, not merged
+		}
 		pairs, err := d.mapping(n, path)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // problems collects what is wrong with a configuration.
@@ -23,6 +24,13 @@ func (r *Run) Validate() error {
 	p.require(r.Threads >= 0, "threads", "is %d, must not be negative", r.Threads)
 	enumerated(&p, "precision", string(r.Precision), r.Precision.legal())
 	p.require(r.Data.Workers >= 0, "data.workers", "is %d, must not be negative", r.Data.Workers)
+	p.require(r.Data.Shuffle >= 0, "data.shuffle", "is %d, must not be negative; 0 takes the default", r.Data.Shuffle)
+	validateSets(&p, "data.pairs", r.Data.Pairs)
+	validateSets(&p, "data.test", r.Data.Test)
+	validateSets(&p, "data.text", r.Data.Text)
+	for i, s := range r.Data.Test {
+		p.require(s.Weight == 0, fmt.Sprintf("data.test.%d.weight", i), "is %v, but evaluation uses each example once", s.Weight)
+	}
 	r.Model.validate(&p)
 	r.Visual.validate(&p)
 	seen := map[string]bool{}
@@ -57,13 +65,29 @@ func (r *Run) Ready() error {
 	p.require(r.Out != "", "out", "name the folder for the results")
 	for _, s := range r.Stages {
 		if s.Kind == Text {
-			p.require(len(r.Data.Text) > 0, "data.text", "stage %s needs text files", s.Name)
+			p.require(len(r.Data.Text) > 0, "data.text", "stage %s needs texts", s.Name)
 		} else {
-			p.require(len(r.Data.Pairs) > 0, "data.pairs", "stage %s needs lists of pictures", s.Name)
+			p.require(len(r.Data.Pairs) > 0, "data.pairs", "stage %s needs pictures", s.Name)
 		}
-		p.require(s.EvalEvery == 0 || s.Kind != VL && s.Kind != Retrieval || len(r.Data.Test) > 0, "data.test", "stage %s evaluates every %d steps and needs lists of pictures", s.Name, s.EvalEvery)
+		p.require(s.EvalEvery == 0 || s.Kind != VL && s.Kind != Retrieval || len(r.Data.Test) > 0, "data.test", "stage %s evaluates every %d steps and needs pictures", s.Name, s.EvalEvery)
 	}
 	return errors.Join(p...)
+}
+
+func validateSets(p *problems, key string, list []Set) {
+	weighted := 0
+	for i, s := range list {
+		at := fmt.Sprintf("%s.%d", key, i)
+		p.require(len(s.Path) > 0 && !slices.Contains(s.Path, ""), at+".path", "names no file")
+		p.require(s.Weight >= 0, at+".weight", "is %v, must be above 0", s.Weight)
+		if s.Weight > 0 {
+			weighted++
+		}
+		if s.Format != "" {
+			enumerated(p, at+".format", string(s.Format), s.Format.legal())
+		}
+	}
+	p.require(weighted == 0 || weighted == len(list), key, "%d of %d sets have a weight: either all have one or none", weighted, len(list))
 }
 
 func (m *Model) validate(p *problems) {
