@@ -15,7 +15,7 @@ test: ## all tests
 	CGO_ENABLED=0 go test ./...
 
 race: ## the packages where goroutines meet, under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race -skip 'TestEmulat|TestNoAllocation|TestConformance/avx|TestConformance/generic/[12]' ./data/dataset ./data/loader ./data/survey ./kernels/cpu
+	CGO_ENABLED=1 go test -race -skip 'TestEmulat|TestNoAllocation|TestConformance/avx|TestConformance/generic/[12]' ./data/dataset/... ./data/loader ./data/survey ./kernels/cpu
 
 isa: ## the parity cases with each instruction set of this processor
 	scripts/isa.sh
