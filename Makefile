@@ -18,7 +18,7 @@ turbo: ## the tests of data/img with libjpeg-turbo (needs a C compiler, pkg-conf
 	CGO_ENABLED=1 go test -tags turbo ./data/img/...
 
 race: ## the packages where goroutines meet, under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race -skip 'TestEmulat|TestNoAllocation|TestConformance/avx|TestConformance/generic/[12]' ./data/dataset ./data/loader ./data/survey ./kernels/cpu
+	CGO_ENABLED=1 go test -race -skip 'TestEmulat|TestNoAllocation|TestConformance/avx|TestConformance/generic/[12]' ./data/dataset/... ./data/loader ./data/survey ./kernels/cpu
 
 isa: ## the parity cases with each instruction set of this processor
 	scripts/isa.sh

@@ -1,6 +1,16 @@
-// Package dataset reads sets of pictures and sentences from plain files: JSON
-// lines with pictures or sprite sheets ([OpenJSONL]), a folder of pictures with
-// caption files ([OpenFolder]), and text, one sentence a line ([OpenLines]).
+// Package dataset reads sets of pictures, sentences and questions. Each format is a
+// file of this package behind the interface [Dataset], and [Open] opens any:
+//
+//   - JSON lines with pictures or sprite sheets ([JSONL]), TSV and CSV ([Table])
+//   - folders of pictures with caption files ([Folder]) or by classes ([Classes])
+//   - text, one sentence a line ([Lines])
+//   - Arrow IPC and Parquet tables ([Rows])
+//   - the raw forms of COCO and Flickr30K ([Karpathy]), VQAv2 ([VQA]), [NLVR2], Visual
+//     Genome ([VG]), Conceptual Captions and SBU ([Listed])
+//   - tar files ([WebDataset]), which are opened when their turn comes
+//
+// What a set holds stays on disk, with some ten bytes an example in memory that say
+// where. [Convert] writes the raw forms as the Arrow files of the original.
 //
 // A set is opened once, which checks everything that can be checked without
 // decoding pictures, and is then read at random by any number of goroutines.

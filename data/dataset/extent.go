@@ -100,6 +100,24 @@ func (g *grouped) group(k int, f func(extent) error) error {
 	return nil
 }
 
+// lacking counts the examples of a raw set that are left out because their picture
+// has no file, as the original does.
+type lacking struct {
+	n     int
+	first string
+}
+
+func (l *lacking) add(picture string) {
+	if l.n == 0 {
+		l.first = picture
+	}
+	l.n++
+}
+
+// Incomplete returns how many examples were left out because there is no file for
+// their picture, and the name of one such picture.
+func (l *lacking) Incomplete() (n int, picture string) { return l.n, l.first }
+
 // openFile opens a file that is no folder.
 func openFile(path string) (*os.File, error) {
 	f, err := os.Open(path)

@@ -12,14 +12,12 @@ import (
 // cats/tom.jpg and cats/tom.txt, which holds one caption a line. The folder's
 // folders are part of it; files and folders whose names begin with a dot are
 // not. The ID is the path in the folder without the extension, "cats/tom", and
-// every example is a group of its own.
+// every example is a group of its own. The names of the files are in memory, one after
+// the other.
 type Folder struct {
-	records []folderRecord
-}
-
-type folderRecord struct {
-	id, path string
-	captions []string
+	dir   string
+	names []byte  // paths in dir
+	ends  []int64 // of each example's in names
 }
 
 // isPicture reports whether a file name has the extension of a format that
@@ -36,7 +34,7 @@ func isPicture(name string) bool {
 // their captions. A picture without a caption, two pictures that differ in the
 // extension alone, and a folder without pictures are errors that name the file.
 func OpenFolder(dir string) (*Folder, error) {
-	d := new(Folder)
+	d := &Folder{dir: dir}
 	seen := make(map[string]string)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -56,21 +54,21 @@ func OpenFolder(dir string) (*Folder, error) {
 			return fmt.Errorf("%s: the captions' file belongs to %s, too", path, other)
 		}
 		seen[stem] = path
-		id, err := filepath.Rel(dir, stem)
+		name, err := filepath.Rel(dir, path)
 		if err != nil {
 			return err
 		}
-		captions, err := readCaptions(stem + ".txt")
-		if err != nil {
+		if _, err := readCaptions(stem + ".txt"); err != nil {
 			return fmt.Errorf("picture %s: %w", path, err)
 		}
-		d.records = append(d.records, folderRecord{filepath.ToSlash(id), path, captions})
+		d.names = append(d.names, name...)
+		d.ends = append(d.ends, int64(len(d.names)))
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	if len(d.records) == 0 {
+	if len(d.ends) == 0 {
 		return nil, fmt.Errorf("dataset: %s: no pictures", dir)
 	}
 	return d, nil
@@ -98,21 +96,36 @@ func readCaptions(path string) ([]string, error) {
 }
 
 // Len returns the number of examples.
-func (d *Folder) Len() int { return len(d.records) }
+func (d *Folder) Len() int { return len(d.ends) }
+
+// file returns the path of example i in the folder.
+func (d *Folder) file(i int) string {
+	begin := int64(0)
+	if i > 0 {
+		begin = d.ends[i-1]
+	}
+	return string(d.names[begin:d.ends[i]])
+}
+
+func (d *Folder) where(i int) string { return filepath.Join(d.dir, d.file(i)) }
 
 // Group returns the group of example i, its ID.
-func (d *Folder) Group(i int) string { return d.records[i].id }
+func (d *Folder) Group(i int) string {
+	name := d.file(i)
+	return filepath.ToSlash(strings.TrimSuffix(name, filepath.Ext(name)))
+}
 
-// Example reads example i. The captions are shared with the set, the picture is
-// the caller's own.
-func (d *Folder) Example(i int) (Example, error) {
-	if err := checkIndex(i, len(d.records)); err != nil {
-		return Example{}, err
-	}
-	r := &d.records[i]
-	m, err := readPicture(r.path)
-	if err != nil {
-		return Example{}, &BadExampleError{Index: i, ID: r.id, Path: r.path, Err: err}
-	}
-	return Example{ID: r.id, Group: r.id, Image: m, Captions: r.captions}, nil
+// Example reads example i.
+func (d *Folder) Example(i int) (Example, error) { return readExample(d, i) }
+
+// ReadWords reads example i without its picture.
+func (d *Folder) ReadWords(i int) (Example, error) { return readWords(d, i) }
+
+func (d *Folder) record(i int, _ bool) (r record, err error) {
+	path := d.where(i)
+	r.ID = d.Group(i)
+	r.Group = r.ID
+	r.pictures[0].path = path
+	r.Captions, err = readCaptions(strings.TrimSuffix(path, filepath.Ext(path)) + ".txt")
+	return r, err
 }

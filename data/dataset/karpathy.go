@@ -16,12 +16,12 @@ import (
 //
 // The captions stay on disk; 28 bytes a picture are in memory.
 type Karpathy struct {
-	f       *os.File
-	images  string // with folders of the file's filepath in it
-	flat    bool   // there are no such folders
-	items   grouped
-	groups  []int32 // of the split's pictures
-	missing int
+	f      *os.File
+	images string // with folders of the file's filepath in it
+	flat   bool   // there are no such folders
+	items  grouped
+	groups []int32 // of the split's pictures
+	lacking
 }
 
 // karpathyItem is what an element of "images" in the JSON file says.
@@ -41,13 +41,13 @@ const (
 )
 
 // OpenCOCO opens a split of COCO. Pictures without a file are left out, see
-// Missing.
+// Incomplete.
 func OpenCOCO(o Options) (*Karpathy, error) {
 	return openKarpathy(o, cocoFile, cocoImages, splitNames(o.Split, true))
 }
 
 // OpenF30K opens a split of Flickr30K. Pictures without a file are left out, see
-// Missing.
+// Incomplete.
 func OpenF30K(o Options) (*Karpathy, error) {
 	return openKarpathy(o, f30kFile, f30kImages, splitNames(o.Split, true))
 }
@@ -78,8 +78,8 @@ func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy,
 		}
 	}()
 	there := make(listing)
-	var of []string // the split of each group
-	var has []bool  // whether its picture has a file
+	var of []string    // the split of each group
+	var lacks []string // its picture, if that has no file
 	known := make(map[string]string)
 	err = eachElement(d.f, "images", func(x extent, raw json.RawMessage) error {
 		var item karpathyItem
@@ -94,11 +94,15 @@ func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy,
 		}
 		g := d.items.add(item.Filename, x)
 		if g == len(of) {
-			ok, err := there.has(d.picture(&item))
+			picture := d.picture(&item)
+			ok, err := there.has(picture)
 			if err != nil {
 				return err
 			}
-			of, has = append(of, ""), append(has, ok)
+			if ok {
+				picture = ""
+			}
+			of, lacks = append(of, ""), append(lacks, picture)
 		}
 		of[g] = known[item.Split]
 		return nil
@@ -112,15 +116,15 @@ func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy,
 			if of[g] != s {
 				continue
 			}
-			if !has[g] {
-				d.missing++
+			if lacks[g] != "" {
+				d.add(lacks[g])
 				continue
 			}
 			d.groups = append(d.groups, int32(g))
 		}
 	}
 	if len(d.groups) == 0 {
-		return nil, fmt.Errorf("dataset: %s: %w", path, &emptyError{splits[0], d.missing, d.images})
+		return nil, fmt.Errorf("dataset: %s: %w", path, &emptyError{splits[0], d.lacking.n, d.images})
 	}
 	return d, nil
 }
@@ -164,10 +168,6 @@ func (l listing) has(path string) (bool, error) {
 	_, ok = files[name]
 	return ok, nil
 }
-
-// Missing returns how many examples were left out because their picture has no
-// file.
-func (d *Karpathy) Missing() int { return d.missing }
 
 // Close closes the JSON file.
 func (d *Karpathy) Close() error {

@@ -25,7 +25,7 @@ type Listed struct {
 	pairs   grouped
 	last    []extent // of each group
 	files   []listedFile
-	missing int
+	lacking
 }
 
 type listedFile struct{ group, folder int32 }
@@ -120,16 +120,22 @@ func (d *Listed) list(root string) error {
 		}
 		d.folders = append(d.folders, folder)
 	}
-	for _, ok := range found {
-		if !ok {
-			d.missing++
+	for g, ok := range found {
+		if ok {
+			continue
 		}
+		b, err := d.last[g].read(d.f)
+		if err != nil {
+			return err
+		}
+		name, _, err := pair(b)
+		if err != nil {
+			return err
+		}
+		d.add(name)
 	}
 	return nil
 }
-
-// Missing returns how many pairs were left out because there is no file for them.
-func (d *Listed) Missing() int { return d.missing }
 
 // Close closes the list.
 func (d *Listed) Close() error {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -83,6 +84,13 @@ type Columns struct {
 	Names []string `yaml:"names"`
 }
 
+// ErrEmpty says that a table has columns and no rows, as a split without pictures is
+// written.
+var ErrEmpty = errors.New("no examples")
+
+// splitFormats are the formats of which Options.Split chooses a part.
+var splitFormats = []Format{FormatCOCO, FormatF30K, FormatVQA, FormatNLVR2, FormatVG, FormatGCC, FormatSBU}
+
 // Open opens a set of any format. Sets that hold files are io.Closers.
 func Open(o Options) (Dataset, error) {
 	if o.Path == "" {
@@ -93,6 +101,9 @@ func Open(o Options) (Dataset, error) {
 		if o.Format, err = sniff(o.Path); err != nil {
 			return nil, fmt.Errorf("dataset: %w", err)
 		}
+	}
+	if o.Split != "" && !slices.Contains(splitFormats, o.Format) {
+		return nil, fmt.Errorf("dataset: %s: sets of format %s have no splits, but split is %q", o.Path, o.Format, o.Split)
 	}
 	switch o.Format {
 	case FormatJSONL:

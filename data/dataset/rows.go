@@ -191,7 +191,7 @@ func openRows(o Options, ext string, open func(path string) (tableFile, []string
 		}
 	}
 	if d.n == 0 {
-		return nil, fmt.Errorf("dataset: %s: no examples", o.Path)
+		return nil, fmt.Errorf("dataset: %s: %w", o.Path, ErrEmpty)
 	}
 	return d, nil
 }

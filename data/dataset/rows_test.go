@@ -268,6 +268,32 @@ func TestArrowFolder(t *testing.T) {
 	}
 }
 
+// A file without rows is no set, and does no harm beside others.
+func TestEmptyTable(t *testing.T) {
+	dir := fixture.Dir("arrow")
+	empty := filepath.Join(dir, "empty", "coco_caption_karpathy_restval.arrow")
+	if _, err := Open(Options{Path: empty}); !errors.Is(err, ErrEmpty) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := OpenSet(Options{}, empty, empty); !errors.Is(err, ErrEmpty) {
+		t.Errorf("error %v", err)
+	}
+	s, err := OpenSet(Options{}, empty, filepath.Join(dir, "coco_caption_karpathy_{train,val}.arrow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, ok := AsDataset(s); !ok || d.Len() == 0 {
+		t.Error("no examples")
+	}
+}
+
+func TestSplitOfNoSplits(t *testing.T) {
+	_, err := Open(Options{Path: filepath.Join(fixture.Dir("arrow"), "vg.arrow"), Split: "train"})
+	if err == nil || !strings.Contains(err.Error(), "format arrow have no splits") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestRowsColumns(t *testing.T) {
 	path := filepath.Join(fixture.Dir("parquet"), "list-00000-of-00001.parquet")
 	for _, c := range []struct {

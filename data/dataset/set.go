@@ -31,6 +31,7 @@ func isTar(path string) bool {
 func OpenSet(o Options, paths ...string) (Sharded, error) {
 	var tars []string
 	var sets []Sharded
+	var empty error
 	for _, pattern := range paths {
 		names, err := openNames(pattern)
 		if err != nil {
@@ -48,6 +49,10 @@ func OpenSet(o Options, paths ...string) (Sharded, error) {
 			one := o
 			one.Path = name
 			d, err := Open(one)
+			if errors.Is(err, ErrEmpty) {
+				empty = err // does no harm beside others
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -60,6 +65,9 @@ func OpenSet(o Options, paths ...string) (Sharded, error) {
 			return nil, err
 		}
 		sets = append(sets, d)
+	}
+	if len(sets) == 0 && empty != nil {
+		return nil, empty
 	}
 	if len(sets) == 0 {
 		return nil, errors.New("dataset: no path")

@@ -38,8 +38,6 @@ func Name(d Dataset, i int) string {
 		return fmt.Sprintf("example %d of %s", i, d.where(i))
 	case *JSONL:
 		return fmt.Sprintf("example %d of %s", i, d.f.Name())
-	case *Folder:
-		return d.records[i].path
 	case *Lines:
 		return d.Group(i)
 	}
@@ -231,9 +229,14 @@ type textShard struct {
 }
 
 // Incomplete returns how many samples of tar files in s were left out so far for
-// want of a picture or a caption, and the name of one; see [WebDataset].
+// want of a picture or a caption, see [WebDataset], or examples of raw sets for want of
+// a picture, and the name of one.
 func Incomplete(s Sharded) (n int, name string) {
 	switch s := s.(type) {
+	case whole:
+		return incomplete(s.d)
+	case parts:
+		return incomplete(s.d)
 	case *WebDataset:
 		return s.Incomplete()
 	case textShards:
@@ -241,6 +244,23 @@ func Incomplete(s Sharded) (n int, name string) {
 	case *shardList:
 		for _, set := range s.sets {
 			more, first := Incomplete(set)
+			if n += more; name == "" {
+				name = first
+			}
+		}
+	}
+	return n, name
+}
+
+func incomplete(d Dataset) (n int, name string) {
+	switch d := d.(type) {
+	case interface{ Incomplete() (int, string) }:
+		return d.Incomplete()
+	case wordsOf:
+		return incomplete(d.Dataset)
+	case *joined:
+		for _, set := range d.sets {
+			more, first := incomplete(set)
 			if n += more; name == "" {
 				name = first
 			}

@@ -22,7 +22,7 @@ type VG struct {
 	images  [2]string
 	regions grouped // runs of regions of one picture
 	files   []vgFile
-	missing int
+	lacking
 }
 
 type vgFile struct {
@@ -85,10 +85,15 @@ func OpenVG(o Options) (_ *VG, err error) {
 		}
 	}
 	d.regions.done()
-	for _, ok := range found {
-		if !ok {
-			d.missing++
+	for g, ok := range found {
+		if ok {
+			continue
 		}
+		list, err := d.run(d.regions.items[d.regions.first[g]])
+		if err != nil {
+			return nil, fmt.Errorf("dataset: %s: %w", path, err)
+		}
+		d.add(strconv.FormatInt(*list[0].Image, 10) + ".jpg")
 	}
 	if len(d.files) == 0 {
 		return nil, fmt.Errorf("dataset: %s: none of the %d pictures is in %s", path, len(found), root)
@@ -144,9 +149,15 @@ func (d *VG) index(x extent, raw json.RawMessage) error {
 	return err
 }
 
-// Missing returns how many pictures with regions were left out because they have
-// no file.
-func (d *VG) Missing() int { return d.missing }
+// run reads a run of regions.
+func (d *VG) run(x extent) (list []region, err error) {
+	b, err := x.read(d.f)
+	if err != nil {
+		return nil, err
+	}
+	err = json.Unmarshal(append(append([]byte{'['}, b...), ']'), &list)
+	return list, err
+}
 
 // Close closes the JSON file.
 func (d *VG) Close() error {
@@ -176,12 +187,8 @@ func (d *VG) record(i int, _ bool) (r record, err error) {
 	r.Group, r.ImageID = r.ID, r.ID
 	r.pictures[0].path = filepath.Join(d.images[file.folder], r.ID+".jpg")
 	err = d.regions.group(int(file.group), func(x extent) error {
-		b, err := x.read(d.f)
+		list, err := d.run(x)
 		if err != nil {
-			return err
-		}
-		var list []region
-		if err := json.Unmarshal(append(append([]byte{'['}, b...), ']'), &list); err != nil {
 			return err
 		}
 		for _, l := range list {

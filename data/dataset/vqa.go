@@ -32,8 +32,8 @@ type VQA struct {
 	vocabulary  *vqa.Vocabulary
 	normalize   bool
 	items       []vqaItem
-	missing     int
 	unanswered  int
+	lacking
 }
 
 type vqaItem struct {
@@ -83,7 +83,7 @@ func vqaFiles(root, split string) (questions, annotations, images string, err er
 
 // OpenVQA opens a split of VQAv2. Train and val need the annotations of both, which
 // the vocabulary is made of. Questions whose picture has no file are left out, see
-// Missing.
+// Incomplete.
 func OpenVQA(o Options) (_ *VQA, err error) {
 	split := splitNames(o.Split, false)[0]
 	part := split
@@ -126,7 +126,7 @@ func OpenVQA(o Options) (_ *VQA, err error) {
 		d.items = restVal(d.items, part == "rest_val")
 	}
 	if len(d.items) == 0 {
-		return nil, fmt.Errorf("dataset: %s: %w", questions, &emptyError{part, d.missing, d.folder})
+		return nil, fmt.Errorf("dataset: %s: %w", questions, &emptyError{part, d.lacking.n, d.folder})
 	}
 	return d, nil
 }
@@ -206,12 +206,13 @@ func (d *VQA) index(path string, answered map[int64]extent) error {
 				return fmt.Errorf("question %d has no annotation", *q.ID)
 			}
 		}
-		ok, err := there.has(d.picture(*q.Image))
+		picture := d.picture(*q.Image)
+		ok, err := there.has(picture)
 		if err != nil {
 			return err
 		}
 		if !ok {
-			d.missing++
+			d.add(picture)
 			return nil
 		}
 		if answered != nil && it.annotation.size == 0 {
@@ -257,10 +258,6 @@ func (d *VQA) picture(image int64) string {
 
 // Vocabulary returns the answers that labels are numbers of; nil in test.
 func (d *VQA) Vocabulary() *vqa.Vocabulary { return d.vocabulary }
-
-// Missing returns how many questions were left out because their picture has no
-// file.
-func (d *VQA) Missing() int { return d.missing }
 
 // Unanswered returns how many questions were left out because none of their answers
 // is in the vocabulary. A score over the others is so much too high.

@@ -5,9 +5,9 @@
 // found by their headers, so files need no page index. The last pages decoded are
 // kept as long as there is room.
 //
-// The library parquet-go reads the metadata. Its pages, and those of arrow-go, are
-// not used: without a page index they decode all pages before the wanted one, and
-// they allocate what a damaged file claims.
+// The library parquet-go reads the metadata. Its readers of pages, and those of
+// arrow-go, are not used: without a page index they decode all pages of a row group
+// before the wanted one, and here memory is bounded whatever a page claims.
 package parquetfile
 
 import (
