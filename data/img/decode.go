@@ -70,8 +70,8 @@ func (o Options) check(w, h int) error {
 // BMP, WebP and JPEG are equal to Pillow's to the byte.
 //
 // A damaged or cut file is an error that names the format; Decode never panics.
-// Not supported, and an error: JPEG with arithmetic coding, 12 bits, lossless
-// JPEG, compressed and 16-bit BMP.
+// Not supported, and an error: lossless, hierarchical and 12-bit JPEG, compressed
+// and 16-bit BMP.
 func Decode(data []byte, opt Options) (*Image, error) {
 	format, decode := sniff(data)
 	if decode == nil {

@@ -3,11 +3,14 @@ JPEG, PNG and WebP, with what Pillow makes of them.
 
 The cases are the file's metadata. Made with Pillow 13.0.0 (libjpeg-turbo 3.2.0):
 
+    apt-get install libjpeg-turbo-progs
     pip install pillow==13.0.0 numpy && python jpeg.py
 """
 import io
 import json
 import struct
+import subprocess
+import tempfile
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -73,6 +76,23 @@ for order in "<", ">":
             im = Image.open(io.BytesIO(data))
             assert im.getexif().get(0x112) == o
             case("exif", data, ImageOps.exif_transpose(im))
+
+# What Pillow does not write: arithmetic coding, scans of single components,
+# other sampling factors.
+with tempfile.NamedTemporaryFile("w", suffix=".scans") as scans:
+    scans.write("0;\n1;\n2;\n")
+    scans.flush()
+    for args in (
+        ["-arithmetic"], ["-arithmetic", "-progressive"], ["-arithmetic", "-restart", "1"],
+        ["-arithmetic", "-progressive", "-restart", "2B", "-sample", "1x1"], ["-arithmetic", "-grayscale"],
+        ["-arithmetic", "-quality", "100", "-sample", "1x1"], ["-arithmetic", "-progressive", "-quality", "3"],
+        ["-scans", scans.name], ["-scans", scans.name, "-sample", "2x1", "-restart", "3B"],
+        ["-sample", "1x2"], ["-sample", "4x1"], ["-sample", "4x2"], ["-sample", "1x4"], ["-sample", "2x2,2x1,1x2"],
+        ["-sample", "1x1,2x2,1x2"], ["-sample", "1x2", "-progressive"], ["-sample", "4x2,1x1,1x1"], ["-rgb"],
+    ):
+        m = picture(53, 39)
+        ppm = encoded(m, format="PPM")
+        plain(subprocess.run(["cjpeg", *args], input=ppm, stdout=subprocess.PIPE, check=True).stdout)
 
 header = {"__metadata__": {"cases": json.dumps(cases)}}
 at = 0

@@ -65,7 +65,7 @@ func (t *huffman) init(counts, vals []byte) error {
 		t.offset[l], t.maxCode[l] = k-code, -1
 		n := int32(counts[l-1])
 		if code+n > 1<<l {
-			return errors.New("Huffman table has too many codes")
+			return errors.New("too many codes in a Huffman table")
 		}
 		if l <= lutBits {
 			for i := range n {

@@ -6,8 +6,8 @@
 // differs from libjpeg's by up to three levels, hands out planes that are still
 // to be upsampled, and takes more than twice as long.
 //
-// Baseline, extended and progressive JPEG with Huffman coding and 8 bits a
-// sample, of one, three or four components, with sampling factors of which each
+// Baseline, extended and progressive JPEG with Huffman or arithmetic coding and
+// 8 bits a sample, of one, three or four components, with sampling factors of which each
 // divides the largest.
 //
 // With the build tag turbo and cgo, libjpeg-turbo decodes what is not
@@ -25,6 +25,8 @@ const (
 	mSOF0 = 0xc0
 	mSOF1 = 0xc1
 	mSOF2 = 0xc2
+	mSOF9 = 0xc9 // arithmetic coding, sequential
+	mSOFA = 0xca // arithmetic coding, progressive
 	mDHT  = 0xc4
 	mDAC  = 0xcc
 	mRST0 = 0xd0
@@ -44,14 +46,14 @@ const (
 var unsupported = map[byte]string{
 	0xc3: "lossless",
 	0xc5: "hierarchical", 0xc6: "hierarchical", 0xc7: "hierarchical",
-	0xc9: "arithmetic-coded", 0xca: "arithmetic-coded", 0xcb: "arithmetic-coded",
-	0xcd: "arithmetic-coded", 0xce: "arithmetic-coded", 0xcf: "arithmetic-coded",
+	0xcb: "lossless", 0xcd: "hierarchical", 0xce: "hierarchical", 0xcf: "hierarchical",
 }
 
 var errTruncated = errors.New("truncated")
 
 // component is one of a frame's.
 type component struct {
+	index   int
 	id      byte
 	h, v    int // sampling factors
 	fx, fy  int // the largest factors over these
@@ -73,6 +75,7 @@ type component struct {
 
 	// of the scan
 	dc, ac *huffman
+	td, ta byte // their numbers
 	pred   int32
 }
 
@@ -87,6 +90,9 @@ type decoder struct {
 	mx, my       int // MCUs
 	quant        [4]*[64]uint16
 	dcTab, acTab [4]*huffman
+	arithmetic   bool
+	dcCond       [4]byte // conditioning of arithmetic coding
+	acCond       [4]byte
 	interval     int // MCUs between restart markers; 0: none
 	jfif         bool
 	adobe        int // colour transform of the Adobe marker; -1: no marker
@@ -102,7 +108,11 @@ type decoder struct {
 // Decode decodes a JPEG file to w×h RGB pixels. size is told the size that the
 // header claims before memory is taken for it; its error is returned.
 func Decode(data []byte, size func(w, h int) error) (pix []byte, w, h int, err error) {
-	return decode(&decoder{data: data, adobe: -1}, size)
+	return decode(newDecoder(data), size)
+}
+
+func newDecoder(data []byte) *decoder {
+	return &decoder{data: data, adobe: -1, dcCond: [4]byte{0x10, 0x10, 0x10, 0x10}, acCond: [4]byte{5, 5, 5, 5}}
 }
 
 func decode(d *decoder, size func(w, h int) error) (pix []byte, w, h int, err error) {
@@ -143,10 +153,12 @@ func (d *decoder) file(size func(w, h int) error) error {
 		body := d.data[d.at+2 : d.at+n]
 		d.at += n
 		switch m {
-		case mSOF0, mSOF1, mSOF2:
+		case mSOF0, mSOF1, mSOF2, mSOF9, mSOFA:
 			err = d.frame(body, m, size)
 		case mDHT:
 			err = d.huffmanTables(body)
+		case mDAC:
+			err = d.conditioning(body)
 		case mDQT:
 			err = d.quantTables(body)
 		case mDRI:
@@ -213,11 +225,13 @@ func (d *decoder) frame(b []byte, marker byte, size func(w, h int) error) error 
 	if n != 1 && n != 3 && n != 4 {
 		return fmt.Errorf("%d components are not supported", n)
 	}
-	d.progressive = marker == mSOF2
+	d.progressive = marker == mSOF2 || marker == mSOFA
+	d.arithmetic = marker >= mSOF9
 	d.comps = make([]component, n)
 	for i := range d.comps {
 		c := &d.comps[i]
 		p := b[6+3*i:]
+		c.index = i
 		c.id, c.h, c.v, c.tq = p[0], int(p[1]>>4), int(p[1]&15), p[2]
 		if n == 1 && c.h >= 1 && c.h <= 4 && c.v >= 1 && c.v <= 4 {
 			c.h, c.v = 1, 1 // only the relation to other components counts

@@ -122,7 +122,7 @@ func TestErrors(t *testing.T) {
 		{"too many codes", patch(dht+5, 3), "too many codes"},
 		{"length 1", patch(dht+2, 0, 1), "has length 1"},
 		{"lossless", patch(sof+1, 0xc3), "lossless JPEG (marker 0xffc3) is not supported"},
-		{"arithmetic", patch(sof+1, 0xc9), "arithmetic-coded"},
+		{"bad conditioning", append(bytes.Clone(good[:sof]), append([]byte{0xff, mDAC, 0, 4, 0x10, 64}, good[sof:]...)...), "bad DAC marker"},
 		{"no scan", append(bytes.Clone(good[:sos]), 0xff, mEOI), "no scan"},
 		{"huge", patch(sof+5, 0xff, 0xff, 0xff, 0xff), "truncated"},
 	} {

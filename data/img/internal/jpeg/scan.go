@@ -33,7 +33,8 @@ func (d *decoder) scan(b []byte) error {
 		if c == nil || p[1]>>4 > 3 || p[1]&15 > 3 {
 			return fmt.Errorf("scan of component %d with tables 0x%02x", p[0], p[1])
 		}
-		c.dc, c.ac = d.dcTab[p[1]>>4], d.acTab[p[1]&15]
+		c.td, c.ta = p[1]>>4, p[1]&15
+		c.dc, c.ac = d.dcTab[c.td], d.acTab[c.ta]
 		comps = append(comps, c)
 	}
 	first, last, high, low := int(b[len(b)-3]), int(b[len(b)-2]), uint(b[len(b)-1]>>4), uint(b[len(b)-1]&15)
@@ -52,7 +53,7 @@ func (d *decoder) scan(b []byte) error {
 			}
 			c.quant, c.latched = *q, true
 		}
-		if first == 0 && high == 0 && c.dc == nil || last > 0 && c.ac == nil {
+		if !d.arithmetic && (first == 0 && high == 0 && c.dc == nil || last > 0 && c.ac == nil) {
 			return errors.New("scan without its Huffman tables")
 		}
 	}
@@ -61,7 +62,8 @@ func (d *decoder) scan(b []byte) error {
 	}
 	s := scanner{d: d, comps: comps, first: first, last: last, high: high, low: low}
 	// A block takes two bits at least, in a progressive file one, so that memory
-	// is in proportion to the file whatever its header says.
+	// is in proportion to the file whatever its header says. Arithmetic coding has
+	// no such bound.
 	all, least := 0, 1
 	for i := range d.comps {
 		all += d.comps[i].bw * d.comps[i].bh
@@ -70,7 +72,7 @@ func (d *decoder) scan(b []byte) error {
 	if strips {
 		least = 2
 	}
-	if all*least > 8*len(d.data) {
+	if all*least > 8*len(d.data) && !d.arithmetic {
 		return errTruncated
 	}
 	if hasTurbo && strips && d.space() < cmyk && !d.plain {
@@ -111,14 +113,21 @@ type scanner struct {
 	high, low   uint
 
 	bits
-	eobs    int // blocks to come without further coefficients, progressive
-	left    int // MCUs up to the next restart marker
+	arith   *arith // nil: Huffman coding
+	eobs    int    // blocks to come without further coefficients, progressive
+	left    int    // MCUs up to the next restart marker
 	restart byte
 }
 
 // start begins an interval.
 func (s *scanner) start() {
 	s.bits = bits{buf: s.d.segment()}
+	if s.d.arithmetic {
+		if s.arith == nil {
+			s.arith = new(arith)
+		}
+		s.arith.reset(s.buf)
+	}
 	s.eobs, s.left = 0, s.d.interval
 	for _, c := range s.comps {
 		c.pred = 0
@@ -235,6 +244,9 @@ func (s *scanner) stored() error {
 func (s *scanner) block(c *component, bx, by int) error {
 	b := (*[64]int16)(c.coefs[64*(by*c.bw+bx):])
 	switch {
+	case s.arith != nil:
+		_, err := s.arithBlock(b, c, &ones)
+		return err
 	case !s.d.progressive:
 		_, err := s.sequential(b, c, false)
 		return err
@@ -261,6 +273,9 @@ func (s *scanner) block(c *component, bx, by int) error {
 // scale is true, and returns the zigzag index of its last coefficient.
 func (s *scanner) sequential(b *[64]int16, c *component, scale bool) (last int, err error) {
 	clear(b[:])
+	if s.arith != nil {
+		return s.arithBlock(b, c, &c.quant)
+	}
 	s.refill()
 	size, err := s.symbol(c.dc)
 	if err != nil {

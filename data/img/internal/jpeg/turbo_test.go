@@ -24,9 +24,11 @@ func TestTurbo(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, n := range []int{len(data), len(data) - 1, len(data) - 2, len(data) - 30, len(data) / 2} {
-			fast := &decoder{data: data[:n], adobe: -1}
+			fast := newDecoder(data[:n])
 			got, _, _, gotErr := decode(fast, size)
-			want, _, _, wantErr := decode(&decoder{data: data[:n], adobe: -1, plain: true}, size)
+			slow := newDecoder(data[:n])
+			slow.plain = true
+			want, _, _, wantErr := decode(slow, size)
 			if !bytes.Equal(got, want) || (gotErr == nil) != (wantErr == nil) {
 				t.Errorf("%s, %d of %d bytes: error %v, in Go %v; pictures equal: %v", name, n, len(data), gotErr, wantErr, bytes.Equal(got, want))
 			}
