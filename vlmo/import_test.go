@@ -112,6 +112,7 @@ func TestFromBEiTShared(t *testing.T) {
 
 	// Classifiers have fc_norm and head; norm stays initialised.
 	shared["fc_norm.weight"] = shared["norm.weight"]
+	shared["cls_pt_layers.0.norm1.weight"] = shared["norm.weight"] // BEiT v2's second head
 	delete(shared, "norm.weight")
 	delete(shared, "norm.bias")
 	out, err := FromBEiT(shared, 20)
@@ -122,7 +123,8 @@ func TestFromBEiTShared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(h.Initialised, "transformer.norm.weight") || !slices.Contains(h.Left, "transformer.fc_norm.weight") {
+	if !slices.Contains(h.Initialised, "transformer.norm.weight") || !slices.Contains(h.Left, "transformer.fc_norm.weight") ||
+		!slices.Contains(h.Left, "transformer.cls_pt_layers.0.norm1.weight") {
 		t.Errorf("fc_norm: %+v", h)
 	}
 }

@@ -421,3 +421,103 @@ func TestEncode(t *testing.T) {
 	_, err = Encode("I8", nil)
 	wantError(t, err, "I8")
 }
+
+// Shards are found through their index, by its path or its folder's.
+func TestShards(t *testing.T) {
+	one := []Array{Of("a", []int{2}, []float32{1, 2}), Of("b", nil, []int64{3})}
+	two := []Array{Of("c", []int{1, 1}, []float32{4})}
+	write := func(t *testing.T, dir, name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, kind := range []struct {
+		index, ext string
+		write      func(string, []Array) error
+	}{
+		{"model.safetensors.index.json", ".safetensors", func(p string, a []Array) error { return Write(p, a, nil) }},
+		{"pytorch_model.bin.index.json", ".bin", WriteTorch},
+	} {
+		dir := t.TempDir()
+		for i, arrays := range [][]Array{one, two} {
+			if err := kind.write(filepath.Join(dir, fmt.Sprint(i, kind.ext)), arrays); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, dir, kind.index, fmt.Sprintf(`{"metadata":{"total_size":20},"weight_map":{"a":"0%[1]s","b":"0%[1]s","c":"1%[1]s"}}`, kind.ext))
+		for _, path := range []string{dir, filepath.Join(dir, kind.index)} {
+			got, err := readBack(t, path, Open)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != 3 {
+				t.Errorf("%s: %d tensors", path, len(got))
+			}
+			for _, w := range slices.Concat(one, two) {
+				if g := got[w.Name]; g.DType != w.DType || !slices.Equal(g.Shape, w.Shape) || !bytes.Equal(g.Data, w.Data) {
+					t.Errorf("%s: %s differs", path, w.Name)
+				}
+			}
+		}
+		for _, c := range []struct{ index, want string }{
+			{`{"weight_map":{"a":"1` + kind.ext + `"}}`, `tensor "a" is not in shard 1`},
+			{`{"weight_map":{"a":"../x"}}`, "not a plain file name"},
+			{`{"weight_map":{"a":".."}}`, "not a plain file name"},
+			{`{"weight_map":{"a":"none"}}`, "none"},
+			{`{"weight_map":{}}`, "weight_map"},
+			{`{`, "not an index"},
+		} {
+			write(t, dir, kind.index, c.index)
+			_, err := Open(filepath.Join(dir, kind.index))
+			wantError(t, err, kind.index, c.want)
+		}
+	}
+	_, err := Open(t.TempDir())
+	wantError(t, err, "pytorch_model.bin")
+}
+
+// legacy returns a legacy file of an object and one storage, "0", of 64 zero
+// bytes.
+func legacy(object string) []byte {
+	s := "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19." + "\x80\x02M\xe9\x03." + "\x80\x02}U\x0dlittle_endian\x88s." + object +
+		"\x80\x02](U\x010e." + "\x10\x00\x00\x00\x00\x00\x00\x00"
+	return append([]byte(s), make([]byte, 64)...)
+}
+
+// A legacy file names a module's class together with its source, and a view of
+// a storage by key, offset and length.
+func TestLegacyForms(t *testing.T) {
+	w := string(view(16, 3, []int64{2, 5}, []int64{5, 1}))
+	module := func(class string) string {
+		return "\x80\x02(U\x06modulec" + class + "\nU\x07file.pyU\x06sourcetQ)\x81}(U\x0b_parameters}U\x01w" + w + "sU\x08_modules}U\x03subNsub."
+	}
+	open := func(data []byte) (*File, error) { return read("l", bytes.NewReader(data), int64(len(data)), stateDict) }
+	f, err := open(legacy(module("dall_e.encoder\nEncoder")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := f.Array("w"); err != nil || !slices.Equal(a.Shape, []int{2, 5}) || len(a.Data) != 40 {
+		t.Errorf("%v, %v", a, err)
+	}
+	_, err = open(legacy(module("my.net\nNet")))
+	wantError(t, err, "whole my.net.Net object")
+
+	// The storage's tuple ends with the view: elements 4 to 10.
+	viewed := strings.Replace(w, "tQ", "(U\x04viewK\x04K\x06ttQ", 1)
+	viewed = strings.Replace(viewed, "\x8a\x08\x03", "\x8a\x08\x01", 1)
+	viewed = strings.Replace(viewed, "\x8a\x08\x02", "\x8a\x08\x01", 1)
+	object := "\x80\x02}U\x01w" + viewed + "s."
+	data := legacy(object)
+	data[len(data)-64+4*(4+1)] = 7 // the first element of the tensor, at 1 of the view
+	if f, err = open(data); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := f.Array("w"); err != nil || len(a.Data) != 20 || a.Data[0] != 7 {
+		t.Errorf("%v, %v", a, err)
+	}
+	for _, cut := range []int{1, 64, 65, 72} {
+		_, err := open(data[:len(data)-cut])
+		wantError(t, err, "l: ", "truncated")
+	}
+}

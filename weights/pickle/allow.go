@@ -18,6 +18,7 @@ var inert = map[string]bool{
 	"numpy.core.multiarray.scalar": true, "numpy._core.multiarray.scalar": true,
 	"numpy._core.numeric._frombuffer": true, "numpy.core.numeric._frombuffer": true,
 	"numpy.dtype": true, "numpy.ndarray": true,
+	"numpy.random._pickle.__bit_generator_ctor": true, "numpy.random._pickle.__generator_ctor": true, "numpy.random._pickle.__randomstate_ctor": true,
 	"pathlib.Path": true, "pathlib.PosixPath": true, "pathlib.PurePath": true, "pathlib.PurePosixPath": true,
 	"pathlib.PureWindowsPath": true, "pathlib.WindowsPath": true,
 	"pathlib._local.Path": true, "pathlib._local.PosixPath": true, "pathlib._local.WindowsPath": true,
