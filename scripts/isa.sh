@@ -16,6 +16,7 @@ has() {
 sets=(generic)
 if has avx2 fma bmi2; then sets+=(avx2); else echo "isa: avx2 is not tested: this processor has none"; fi
 if has avx2 fma bmi2 avx512f avx512dq; then sets+=(avx512); else echo "isa: avx512 is not tested: this processor has none"; fi
+if has avx2 fma bmi2 avx512f avx512dq avx512_bf16; then sets+=(avx512bf16); else echo "isa: avx512bf16 is not tested: this processor has none"; fi
 
 for isa in "${sets[@]}"; do
   echo "isa: $isa"
