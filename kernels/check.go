@@ -62,13 +62,6 @@ func (c *checker) tensor(name string, t Tensor, typ DType, rows, cols int) {
 	}
 }
 
-// optionalFloat is like float for an operand that may be absent.
-func (c *checker) optionalFloat(name string, t Tensor, rows, cols int) {
-	if !t.IsZero() {
-		c.float(name, t, rows, cols)
-	}
-}
-
 // optional is like tensor for an operand that may be absent.
 func (c *checker) optional(name string, t Tensor, typ DType, rows, cols int) {
 	if !t.IsZero() {

@@ -203,13 +203,17 @@ func decompress(codec format.CompressionCodec, b []byte, size int) ([]byte, erro
 	return out, nil
 }
 
+// plainDictionary is PLAIN_DICTIONARY, the old name of a dictionary's encoding,
+// which files in use still have.
+const plainDictionary format.Encoding = 2
+
 // dictionary decodes the values of a dictionary page.
 func (f *File) dictionary(group, leaf int, p *page) ([]any, error) {
 	_, b, err := f.content(f.meta.RowGroups[group].Columns[leaf].MetaData.Codec, p)
 	if err != nil {
 		return nil, fmt.Errorf("dictionary: %w", err)
 	}
-	if e := p.header.DictionaryPageHeader.V.Encoding; e != format.Plain && e != format.PlainDictionary {
+	if e := p.header.DictionaryPageHeader.V.Encoding; e != format.Plain && e != plainDictionary {
 		return nil, fmt.Errorf("a dictionary encoded as %v", e)
 	}
 	values, err := plain(f.leaves[leaf], b, p.cells)
@@ -302,7 +306,7 @@ func decode(leaf *node, encoding format.Encoding, b []byte, n int, dict func() (
 	switch encoding {
 	case format.Plain:
 		return plain(leaf, b, n)
-	case format.PlainDictionary, format.RLEDictionary:
+	case plainDictionary, format.RLEDictionary:
 		values, err := dict()
 		if err != nil {
 			return nil, err
