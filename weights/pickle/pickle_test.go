@@ -124,22 +124,28 @@ func TestMalformed(t *testing.T) {
 }
 
 // checkGrowth decodes data and holds what it allocated, garbage included,
-// against the promise.
+// against the promise. The count is the process's, so that a figure above the
+// limit is taken again: what others allocated is not there each time.
 func checkGrowth(t *testing.T, data []byte) {
 	t.Helper()
 	// This does not stop the world, as runtime.ReadMemStats does.
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(s)
-	before := s[0].Value.Uint64()
-	v, n, err := Decode(bytes.NewReader(data), int64(len(data)), Hooks{})
-	metrics.Read(s)
-	if got := s[0].Value.Uint64() - before; got > 1<<18+MaxGrowth*uint64(len(data)) {
-		t.Errorf("%d bytes made %d, %.40q", len(data), got, data)
+	var got uint64
+	for range 3 {
+		metrics.Read(s)
+		before := s[0].Value.Uint64()
+		v, n, err := Decode(bytes.NewReader(data), int64(len(data)), Hooks{})
+		metrics.Read(s)
+		got = s[0].Value.Uint64() - before
+		if err == nil && (n < 1 || n > int64(len(data))) {
+			t.Errorf("length %d of %d", n, len(data))
+		}
+		runtime.KeepAlive(v)
+		if got <= 1<<18+MaxGrowth*uint64(len(data)) {
+			return
+		}
 	}
-	if err == nil && (n < 1 || n > int64(len(data))) {
-		t.Errorf("length %d of %d", n, len(data))
-	}
-	runtime.KeepAlive(v)
+	t.Errorf("%d bytes made %d, %.40q", len(data), got, data)
 }
 
 // The worst inputs for memory.
