@@ -26,6 +26,10 @@ const (
 	slackValues = 1 << 20
 )
 
+// plainDictionary is how older writers call RLEDictionary in data pages, and Plain in
+// dictionaries.
+const plainDictionary format.Encoding = 2
+
 // chunk is a column of a row group: where its pages are.
 type chunk struct {
 	dict  *page // nil if there is none
@@ -209,7 +213,7 @@ func (f *File) dictionary(group, leaf int, p *page) ([]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dictionary: %w", err)
 	}
-	if e := p.header.DictionaryPageHeader.V.Encoding; e != format.Plain && e != format.PlainDictionary {
+	if e := p.header.DictionaryPageHeader.V.Encoding; e != format.Plain && e != plainDictionary {
 		return nil, fmt.Errorf("a dictionary encoded as %v", e)
 	}
 	values, err := plain(f.leaves[leaf], b, p.cells)
@@ -302,7 +306,7 @@ func decode(leaf *node, encoding format.Encoding, b []byte, n int, dict func() (
 	switch encoding {
 	case format.Plain:
 		return plain(leaf, b, n)
-	case format.PlainDictionary, format.RLEDictionary:
+	case plainDictionary, format.RLEDictionary:
 		values, err := dict()
 		if err != nil {
 			return nil, err
