@@ -136,6 +136,12 @@ func (f *File) open() error {
 	case n < 8+4+len(magic) || string(f.data[n-len(magic):]) != magic:
 		return fmt.Errorf("it does not end with %q: is it cut short?", magic)
 	}
+	end := n - len(magic) - 4
+	size := int(binary.LittleEndian.Uint32(f.data[end:]))
+	if size <= 0 || size > end-8 {
+		return fmt.Errorf("metadata of %d bytes in a file of %d", size, n)
+	}
+	verifyFooter(f.data[end-size:end], n)
 	mem := &bounded{left: f.limit()}
 	f.copied = true
 	r, err := f.reader(mem)
@@ -250,6 +256,7 @@ func (f *File) head(i int) (h batchHead, err error) {
 		prefix = 8
 	}
 	message := table(meta[prefix:])
+	verifyMessage(message)
 	o := message.Offset(8)
 	if o == 0 {
 		return h, errors.New("a message without header")

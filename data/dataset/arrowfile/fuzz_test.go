@@ -18,8 +18,30 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// Whatever a file holds, opening and reading it gives rows or errors: no panic, and
-// no more memory than the package's constants say.
+// readAny opens and reads whatever data is: that gives rows or errors, no panic, and
+// takes no more memory than the package's constants say.
+func readAny(t *testing.T, data []byte) {
+	// A batch's bytes, the library's objects, and what is copied of a row.
+	most := uint64(4*slack + 4*ratio*len(data))
+	var file *File
+	var err error
+	if n := allocated(func() { file, err = newFile("fuzz.arrow", data) }); n > most {
+		t.Fatalf("opening %d bytes allocates %d", len(data), n)
+	}
+	if err != nil {
+		return
+	}
+	var all []int
+	for i := range file.Columns() {
+		all = append(all, i)
+	}
+	for i := range min(file.NumRows(), 20) {
+		if n := allocated(func() { file.Row(i, all...) }); n > most {
+			t.Fatalf("reading row %d of a file of %d bytes allocates %d", i, len(data), n)
+		}
+	}
+}
+
 func FuzzFile(f *testing.F) {
 	for _, pattern := range []string{"*.arrow", "*/*.arrow"} {
 		paths, err := filepath.Glob(filepath.Join(fixture.Dir("arrow"), pattern))
@@ -34,25 +56,9 @@ func FuzzFile(f *testing.F) {
 			f.Add(data)
 		}
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		// A batch's bytes, the library's objects, and what is copied of a row.
-		most := uint64(4*slack + 4*ratio*len(data))
-		var file *File
-		var err error
-		if n := allocated(func() { file, err = newFile("fuzz.arrow", data) }); n > most {
-			t.Fatalf("opening %d bytes allocates %d", len(data), n)
-		}
-		if err != nil {
-			return
-		}
-		var all []int
-		for i := range file.Columns() {
-			all = append(all, i)
-		}
-		for i := range min(file.NumRows(), 20) {
-			if n := allocated(func() { file.Row(i, all...) }); n > most {
-				t.Fatalf("reading row %d of a file of %d bytes allocates %d", i, len(data), n)
-			}
-		}
-	})
+	f.Fuzz(readAny)
+}
+
+func TestDamaged(t *testing.T) {
+	fixture.Damaged(t, fixture.Dir("arrow"), []string{"*.arrow", "*/*.arrow"}, readAny)
 }
