@@ -66,9 +66,10 @@ type SamplerConfig struct {
 
 	// Buffer is how many examples of a set in shards are mixed with each other:
 	// the shards come in an order drawn for the epoch, and as many of them as
-	// have Buffer examples, 256 at most, are shuffled together. 0 means 50,000.
-	// The shards of about two such windows are open at a time. It is part of
-	// what decides the order.
+	// have Buffer examples, 256 at most, are shuffled together; the last ones of
+	// an epoch with a rest of up to half as many. 0 means 50,000. The shards of
+	// two to three such windows are open at a time. It is part of what decides
+	// the order.
 	Buffer int
 
 	// Patience says how shards that can't be opened are tried again.
