@@ -4,11 +4,12 @@
 //
 // It is there beside image/jpeg because that has another inverse DCT, which
 // differs from libjpeg's by up to three levels, hands out planes that are still
-// to be upsampled, and takes more than twice as long.
+// to be upsampled, and takes more than three times as long.
 //
 // Baseline, extended and progressive JPEG with Huffman or arithmetic coding and
-// 8 bits a sample, of one, three or four components, with sampling factors of which each
-// divides the largest.
+// 8 bits a sample, of one, three or four components, with sampling factors of
+// which each divides the largest. A progressive file whose scans leave bits out
+// is decoded as it is; libjpeg smooths it.
 //
 // With the build tag turbo and cgo, libjpeg-turbo decodes what is not
 // progressive; the results are the same.
