@@ -15,6 +15,9 @@ type Step struct {
 	// Train says that gradients are wanted and that drop path and dropout
 	// draw; otherwise nothing is recorded.
 	Train bool
+	// PackWeights lets the device keep weights in the layout of its products
+	// (kernels.MatMul.Weights).
+	PackWeights bool
 	// Seed and Number key the randomness of the step.
 	Seed, Number uint64
 

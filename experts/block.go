@@ -285,7 +285,7 @@ func (r *blockRecord) attend(s *engine.Step) {
 		to = newPacked(s, t, projected, projected, d)
 	}
 	for _, q := range to.products(r.h1, r.queriedRows(s, r.h1)) {
-		engine.Run(s, kernels.MatMul{A: q.h, B: b.QKV.As(t).Slice(q.lo, q.hi), TransB: true, C: q.y, Bias: bias.Columns(q.lo, q.hi)})
+		engine.Run(s, kernels.MatMul{A: q.h, B: b.QKV.As(t).Slice(q.lo, q.hi), TransB: true, Weights: s.PackWeights, C: q.y, Bias: bias.Columns(q.lo, q.hi)})
 	}
 	if !p.Expand.IsZero() {
 		engine.Run(s, kernels.Gather{Table: to.all, Index: p.Expand, Y: r.qkv.all})
@@ -437,7 +437,7 @@ func (r *blockRecord) feedGrad(s *engine.Step) {
 		}
 		// Each gradient takes the place of its activation once that is read.
 		e.FC2.Gradients(s, a, dy)
-		engine.Run(s, kernels.MatMul{A: dy, B: e.FC2.Weight.As(t), C: a, Act: kernels.GELUGrad, Pre: pre})
+		engine.Run(s, kernels.MatMul{A: dy, B: e.FC2.Weight.As(t), Weights: s.PackWeights, C: a, Act: kernels.GELUGrad, Pre: pre})
 		e.FC1.Gradients(s, h, a)
 		e.FC1.Input(s, a, h, false)
 		e.Norm.Backward(s, x, rows, h, r.norm2.Slice(lo, hi), dx, true)

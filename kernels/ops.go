@@ -27,6 +27,9 @@ type MatMul struct {
 	// Sum, with TransA, gets the sums over K of op(A): a bias's gradient,
 	// where A is the gradient of a layer's result.
 	Sum Tensor // [1, M], +=, optional
+	// Weights says that B seldom changes, and through ops and Write of this
+	// device alone: it may keep a copy in a layout of its own until then.
+	Weights bool
 }
 
 func (o *MatMul) Name() string { return "MatMul" }

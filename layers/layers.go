@@ -57,7 +57,7 @@ func (l *Linear) Forward(s *engine.Step, x, y kernels.Tensor, act kernels.Activa
 	if x.Rows == 0 {
 		return
 	}
-	engine.Run(s, kernels.MatMul{A: x, B: l.Weight.As(x.Type), TransB: true, C: y, Bias: l.Bias.Tensor(), Act: act, Pre: pre})
+	engine.Run(s, kernels.MatMul{A: x, B: l.Weight.As(x.Type), TransB: true, Weights: s.PackWeights, C: y, Bias: l.Bias.Tensor(), Act: act, Pre: pre})
 }
 
 // Gradients adds the gradients of W and b, given the input and the gradient
@@ -81,7 +81,7 @@ func WeightGradients(s *engine.Step, x, dy, dw, db kernels.Tensor) {
 // Input computes dx = dy·W, or += with accumulate.
 func (l *Linear) Input(s *engine.Step, dy, dx kernels.Tensor, accumulate bool) {
 	if dy.Rows > 0 {
-		engine.Run(s, kernels.MatMul{A: dy, B: l.Weight.As(dy.Type), C: dx, Accumulate: accumulate})
+		engine.Run(s, kernels.MatMul{A: dy, B: l.Weight.As(dy.Type), Weights: s.PackWeights, C: dx, Accumulate: accumulate})
 	}
 }
 

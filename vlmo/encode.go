@@ -127,6 +127,7 @@ func (p *Phase) ImageRow(i, t int, b Branch) int {
 // rows that need names (rows at the top, any order, repeats allowed), in the
 // order of need. pixels are [images, 3·size·size].
 func (m *Model) Encode(s *engine.Step, p *Phase, pixels kernels.Tensor, need []int) (layers.Node, error) {
+	s.PackWeights = m.PackWeights
 	if err := m.checkPhase(p, pixels.Rows); err != nil {
 		return layers.Node{}, err
 	}

@@ -57,9 +57,14 @@ type Savings struct {
 	// Recompute keeps no norms and no activations of experts, but computes
 	// them again in the backward pass.
 	Recompute bool
+	// PackWeights lays weights out for products when they have changed and not
+	// at every use. It takes their memory again, and in training, where they
+	// are used in two ways, twice.
+	PackWeights bool
 }
 
-// AllSavings has all of them on.
+// AllSavings has all of them on but PackWeights, which pays where a step has
+// few rows, as in embedding texts.
 var AllSavings = Savings{TopRows: true, DropRows: true, Distinct: true, Recompute: true}
 
 // New declares the parameters of a model and allocates them on dev, with room

@@ -56,7 +56,7 @@ func TestSavings(t *testing.T) {
 		t.Fatal(err)
 	}
 	savings := map[string]Savings{"top rows": {TopRows: true}, "drop rows": {DropRows: true}, "distinct": {Distinct: true},
-		"recompute": {Recompute: true}, "top and drop rows": {TopRows: true, DropRows: true}, "all": AllSavings}
+		"recompute": {Recompute: true}, "packed weights": {PackWeights: true}, "top and drop rows": {TopRows: true, DropRows: true}, "all": AllSavings}
 	for _, test := range []struct {
 		name   string
 		dev    kernels.Device

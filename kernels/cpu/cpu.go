@@ -74,6 +74,7 @@ type device struct {
 	*pool
 	name     string
 	operands []kernels.Operand // reused by Run
+	packs    packs
 	err      error
 }
 
@@ -98,7 +99,10 @@ func (d *device) Alloc(n int) (*kernels.Memory, error) {
 	return &kernels.Memory{Host: host[skip : skip+n : skip+n], Bytes: n}, nil
 }
 
-func (d *device) Free(m *kernels.Memory) { m.Host = nil }
+func (d *device) Free(m *kernels.Memory) {
+	delete(d.packs.byMemory, m)
+	m.Host = nil
+}
 
 func (d *device) Sync() error { return d.err }
 
@@ -112,6 +116,7 @@ func (d *device) Write(dst kernels.Tensor, src any) {
 	if d.err != nil {
 		return
 	}
+	d.changed(dst)
 	switch src := src.(type) {
 	case []float32:
 		if d.transfer("Write to", dst, kernels.F32, len(src)) {
@@ -185,6 +190,8 @@ func (d *device) Run(op kernels.Op) {
 	for i := range d.operands {
 		if t := d.operands[i].Tensor; !inHost(t) {
 			d.fail("%s: %s lies in no memory of this device", op.Name(), d.operands[i].Name)
+		} else if d.operands[i].Role != kernels.In {
+			d.changed(t)
 		}
 	}
 	clear(d.operands) // keeps no memory alive

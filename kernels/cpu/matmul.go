@@ -27,6 +27,7 @@ func (d *device) matMul(o *matMul) {
 		return
 	}
 	work := m * n * max(k, 1)
+	d.shared.weights = d.find(o)
 	d.shared.split = d.cut(m, n, min(len(d.workers), 1+work/minProduct))
 	d.each(o, d.shared.split.rows*d.shared.split.cols, work)
 }
@@ -70,14 +71,19 @@ type product struct {
 	temp    []float32 // for widening one block
 }
 
-func (o *matMul) do(w *worker, u int) {
-	s := w.split
+// product returns o as w computes it.
+func (o *matMul) product(w *worker) product {
 	p := product{matMul: o, w: w, half: o.A.Type == kernels.BF16, gemm: w.isa.gemm}
 	p.m, p.n, p.k = (*kernels.MatMul)(o).Dims()
-	p.steps = p.k
+	p.steps = w.steps(o, p.k)
 	if p.half && w.gemmPairs != nil {
-		p.pairs, p.steps, p.gemm = true, blocks(p.k, 2), w.gemmPairs
+		p.pairs, p.gemm = true, w.gemmPairs
 	}
+	return p
+}
+
+func (o *matMul) do(w *worker, u int) {
+	s, p := w.split, o.product(w)
 	i0, j0 := u/s.cols*s.m, u%s.cols*s.n
 	i1, j1 := min(i0+s.m, p.m), min(j0+s.n, p.n)
 	mr, nr := w.mr, w.nr
@@ -115,7 +121,12 @@ func (o *matMul) do(w *worker, u int) {
 		}
 		for l := 0; l == 0 || l < p.steps; l += depth {
 			kc := min(depth, p.steps-l)
-			p.packB(bBuf, l, kc, j, nc)
+			panels := bBuf
+			if w.weights != nil {
+				panels = w.weights[l*up(p.n, nr)+j*kc:]
+			} else {
+				p.packB(bBuf, l, kc, j, nc)
+			}
 			add := l > 0 || o.Accumulate
 			for i := i0; i < i1; i += mcMax {
 				mc := min(mcMax, i1-i)
@@ -123,7 +134,7 @@ func (o *matMul) do(w *worker, u int) {
 				for jj := 0; jj < nc; jj += nr {
 					var bp *float32
 					if kc > 0 {
-						bp = &bBuf[jj*kc]
+						bp = &panels[jj*kc]
 					}
 					for ii := 0; ii < mc; ii += mr {
 						ap := at(ap, ii/mr*panel)

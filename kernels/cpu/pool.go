@@ -37,8 +37,9 @@ type shared struct {
 	next  []int32 // of Residual: the row of Y by row of X, or nil
 	index []int32 // room for next
 	// chunk is the number of sequences in one unit of attention.
-	chunk int
-	split split
+	chunk   int
+	split   split
+	weights []float32 // B of a product, packed, or nil
 }
 
 type worker struct {
