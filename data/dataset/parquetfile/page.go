@@ -26,10 +26,6 @@ const (
 	slackValues = 1 << 20
 )
 
-// plainDictionary is how older writers call RLEDictionary in data pages, and Plain in
-// dictionaries.
-const plainDictionary format.Encoding = 2
-
 // chunk is a column of a row group: where its pages are.
 type chunk struct {
 	dict  *page // nil if there is none
