@@ -203,10 +203,6 @@ func decompress(codec format.CompressionCodec, b []byte, size int) ([]byte, erro
 	return out, nil
 }
 
-// plainDictionary is PLAIN_DICTIONARY, the old name of a dictionary's encoding,
-// which files in use still have.
-const plainDictionary format.Encoding = 2
-
 // dictionary decodes the values of a dictionary page.
 func (f *File) dictionary(group, leaf int, p *page) ([]any, error) {
 	_, b, err := f.content(f.meta.RowGroups[group].Columns[leaf].MetaData.Codec, p)
