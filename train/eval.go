@@ -98,6 +98,8 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 // embed returns the unit features of images and texts, [n, dim] each.
 func embed(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text) (images, texts []float32, err error) {
 	const chunk = 256
+	defer func(on bool) { m.PackWeights = on }(m.PackWeights)
+	m.PackWeights = true
 	px := 3 * m.ImageSize * m.ImageSize
 	n := len(pixels) / px
 	images, texts = make([]float32, n*m.Dim), make([]float32, len(ids)*m.Dim)

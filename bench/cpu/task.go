@@ -22,6 +22,7 @@ func newTask(dev kernels.Device, kind string, c vlmo.Config, drop float64) (*tas
 		return nil, err
 	}
 	m.DropPath = drop
+	m.PackWeights = !training(kind)
 	m.Init(1)
 	return &task{kind: kind, m: m, s: engine.NewStep(dev, 1), opt: engine.Optimizer{Beta1: 0.9, Beta2: 0.98, Eps: 1e-8, Decay: 0.01}}, nil
 }

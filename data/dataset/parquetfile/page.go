@@ -203,6 +203,10 @@ func decompress(codec format.CompressionCodec, b []byte, size int) ([]byte, erro
 	return out, nil
 }
 
+// plainDictionary is how older writers call RLEDictionary in data pages, and
+// Plain in dictionaries.
+const plainDictionary format.Encoding = 2
+
 // dictionary decodes the values of a dictionary page.
 func (f *File) dictionary(group, leaf int, p *page) ([]any, error) {
 	_, b, err := f.content(f.meta.RowGroups[group].Columns[leaf].MetaData.Codec, p)
