@@ -90,6 +90,8 @@ func setFlags() []cli.Flag {
 		&cli.StringFlag{Name: "image", Usage: "`column` or extension with the picture"},
 		&cli.StringSliceFlag{Name: "caption", Usage: "`column` or extension with captions; may be repeated"},
 		&cli.StringFlag{Name: "group", Usage: "`column` or extension that names the group"},
+		&cli.BoolFlag{Name: "orient", Usage: "turn pictures as their EXIF orientation says"},
+		&cli.BoolFlag{Name: "gray16-high", Usage: "take the high byte of 16-bit gray pictures, which are clipped otherwise"},
 	}
 }
 
@@ -101,6 +103,7 @@ func dataSet(c *cli.Context) (dataset.Sharded, error) {
 	run := &config.Run{Data: config.Data{Test: []config.Set{{
 		Path: c.Args().Slice(), Split: c.String("split"), Images: c.String("images"),
 		Columns: dataset.Columns{Image: c.String("image"), Captions: c.StringSlice("caption"), Group: c.String("group")},
+		Orient:  c.Bool("orient"), Gray16High: c.Bool("gray16-high"),
 	}}}}
 	if f := c.String("format"); f != "" {
 		if err := run.Set("data.test.0.format=" + f); err != nil {

@@ -54,6 +54,13 @@ func TestData(t *testing.T) {
 	t.Chdir("../..")
 	shards := writeTars(t)
 	page := filepath.Join(t.TempDir(), "new", "page.html")
+	photo, err := filepath.Abs("testdata/fixtures/images/jpeg_exif6.jpg") // 93×70 as it is stored
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(shards+"photo.jsonl", fmt.Appendf(nil, `{"id": "photo", "image": %q}`, photo), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		line   string
 		status int
@@ -73,6 +80,8 @@ func TestData(t *testing.T) {
 		{"data stats --format tarr x", 2, "", "is none of jsonl"},
 		{"data stats " + shards + "001.tar --caption seg.txt --group cls", 0, "examples             4", ""},
 		{"data head " + shards + "000.tar -n 2", 0, `000.tar/1  20×11  "picture 1 of 0"`, ""},
+		{"data head " + shards + "photo.jsonl", 0, "photo  93×70", ""},
+		{"data head --orient " + shards + "photo.jsonl", 0, "photo  70×93", ""},
 		{"data head -n 1 testdata/emoji/glosses.txt --format webdataset", 1, "unreadable", "an example can't be read"},
 	} {
 		status, out, errs := invoke(t, t.Context(), strings.Fields(c.line)...)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+
+	"vlmo-train/data/img"
 )
 
 // Classes is a folder with a folder of pictures for each class, as ImageNet is
@@ -14,21 +16,22 @@ import (
 // The names of the files are in memory, one after the other.
 type Classes struct {
 	root    string
+	decode  img.Options
 	folders []string // in root
 	starts  []int    // the first example of each folder
 	names   []byte
 	ends    []int64 // of each example's name in names
 }
 
-// OpenClasses lists the pictures, in the order of folders and names. Pictures that
+// OpenClasses lists the pictures in o.Path, in the order of folders and names. Pictures that
 // are in no class are an error, and so is a folder without pictures.
-func OpenClasses(root string) (*Classes, error) {
-	d := &Classes{root: root}
+func OpenClasses(o Options) (*Classes, error) {
+	d := &Classes{root: o.Path, decode: o.decode()}
 	if err := d.list(""); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	if len(d.ends) == 0 {
-		return nil, fmt.Errorf("dataset: %s: no pictures in folders", root)
+		return nil, fmt.Errorf("dataset: %s: no pictures in folders", o.Path)
 	}
 	return d, nil
 }
@@ -92,7 +95,7 @@ func (d *Classes) where(i int) string { return filepath.Join(d.root, d.path(i)) 
 func (d *Classes) Group(i int) string { return filepath.ToSlash(d.path(i)) }
 
 // Example reads example i.
-func (d *Classes) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *Classes) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords returns example i without its picture.
 func (d *Classes) ReadWords(i int) (Example, error) { return readWords(d, i) }

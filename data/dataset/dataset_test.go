@@ -62,7 +62,7 @@ func TestEmojiSheetsAreEqualToPillow(t *testing.T) {
 		"twitter.webp": "25a40b95928488a8ce63317d691533c1b8adbce78067ea0dc66a828b7943fe94",
 		"fluent.webp":  "f5c82facb7e7cafff16eaa981d8f47ae5d3bbc4f1b3961e4df5ab0a81aafea54",
 	} {
-		m, err := readPicture(emoji + name)
+		m, err := readPicture(emoji+name, img.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,11 +73,11 @@ func TestEmojiSheetsAreEqualToPillow(t *testing.T) {
 }
 
 func TestEmoji(t *testing.T) {
-	train, err := OpenJSONL(emoji + "train.jsonl")
+	train, err := OpenJSONL(Options{Path: emoji + "train.jsonl"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	test, err := OpenJSONL(emoji + "test.jsonl")
+	test, err := OpenJSONL(Options{Path: emoji + "test.jsonl"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestJSONL(t *testing.T) {
 			`  {"image":"b.png","caption":"three"}`+"\n"+
 			`{"id":"text","concept":5,"caption":"four"}`+"\n"+
 			`{"image":"a/sheet.png","id":"edge","box":[5,5,4,2]}`)
-	d, err := OpenJSONL(filepath.Join(dir, "set.jsonl"))
+	d, err := OpenJSONL(Options{Path: filepath.Join(dir, "set.jsonl")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,13 +225,13 @@ func TestJSONLErrors(t *testing.T) {
 		{ok + "{\"id\":\"\xff\",\"caption\":\"c\"}", "set.jsonl:2: not UTF-8"},
 	} {
 		dir := write(t, "set.jsonl", test.content, "p.png", "")
-		_, err := OpenJSONL(filepath.Join(dir, "set.jsonl"))
+		_, err := OpenJSONL(Options{Path: filepath.Join(dir, "set.jsonl")})
 		want := strings.ReplaceAll(test.want, "DIR", dir)
 		if err == nil || !strings.Contains(err.Error(), dir+string(filepath.Separator)+want) {
 			t.Errorf("%q:\n got %v\nwant %s", test.content, err, want)
 		}
 	}
-	if _, err := OpenJSONL(filepath.Join(t.TempDir(), "none.jsonl")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := OpenJSONL(Options{Path: filepath.Join(t.TempDir(), "none.jsonl")}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that does not exist: %v", err)
 	}
 }
@@ -245,7 +245,7 @@ func TestBadExample(t *testing.T) {
 {"image":"good.png","id":"outside","box":[1,1,4,3]}
 {"image":"good.png","id":"overflow","box":[2147483647,0,2147483647,1]}
 {"image":"gone.png","id":"gone"}`)
-	d, err := OpenJSONL(filepath.Join(dir, "set.jsonl"))
+	d, err := OpenJSONL(Options{Path: filepath.Join(dir, "set.jsonl")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,13 +278,13 @@ func TestLateSheet(t *testing.T) {
 	dir := write(t, "a.png", picture(t, 10, 10, 0))
 	var s sheets
 	late := filepath.Join(dir, "late.png")
-	if _, err := s.get(late); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.get(late, img.Options{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a sheet that does not exist: %v", err)
 	}
 	if err := os.Rename(filepath.Join(dir, "a.png"), late); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.get(late); err != nil {
+	if _, err := s.get(late, img.Options{}); err != nil {
 		t.Errorf("a sheet that exists by now: %v", err)
 	}
 }
@@ -294,7 +294,7 @@ func TestFolder(t *testing.T) {
 		"z.png", picture(t, 1, 1, 3), "z.txt", "last\n",
 		"cats/tom.PNG", picture(t, 2, 1, 4), "cats/tom.txt", "a cat\r\n\n  a gray cat  ",
 		".hidden/a.png", "", ".b.png", "", "LICENSE.txt", "free")
-	d, err := OpenFolder(dir)
+	d, err := OpenFolder(Options{Path: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,20 +328,139 @@ func TestFolder(t *testing.T) {
 		{[]string{"a.jpg", "x", "a.png", "x", "a.txt", "c"}, "a.png: the captions' file belongs to"},
 	} {
 		dir := write(t, test.files...)
-		if _, err := OpenFolder(dir); err == nil || !strings.Contains(filepath.ToSlash(err.Error()), test.want) {
+		if _, err := OpenFolder(Options{Path: dir}); err == nil || !strings.Contains(filepath.ToSlash(err.Error()), test.want) {
 			t.Errorf("%q: %v, want %s", test.files, err, test.want)
 		}
 	}
 	dir = write(t, "a.jpg", "x", "a.txt", "c")
-	if d, err = OpenFolder(dir); err != nil {
+	if d, err = OpenFolder(Options{Path: dir}); err != nil {
 		t.Fatal(err)
 	}
 	var bad *BadExampleError
 	if _, err := d.Example(0); !errors.As(err, &bad) || bad.Path != filepath.Join(dir, "a.jpg") {
 		t.Errorf("a damaged picture: %v", err)
 	}
-	if _, err := OpenFolder(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := OpenFolder(Options{Path: filepath.Join(dir, "none")}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a folder that does not exist: %v", err)
+	}
+}
+
+func TestClasses(t *testing.T) {
+	dir := write(t,
+		"dog/rex.JPEG", picture(t, 1, 1, 5), "dog/notes.txt", "no picture", "dog/.hidden.png", "",
+		"cat/tom.png", picture(t, 2, 1, 4), "cat/a/kit.png", picture(t, 1, 1, 6),
+		"empty/README", "", ".git/x.png", "", "LICENSE", "free")
+	d, err := Open(Options{Path: dir, Format: FormatClasses})
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := func(id, class string, m *img.Image) Example {
+		return Example{ID: id, Group: id, ImageID: id, Keywords: []string{class}, Image: m}
+	}
+	want := []Example{
+		example("cat/tom.png", "cat", &img.Image{W: 2, H: 1, Pix: []byte{0, 0, 4, 1, 0, 4}}),
+		example("cat/a/kit.png", "cat", &img.Image{W: 1, H: 1, Pix: []byte{0, 0, 6}}),
+		example("dog/rex.JPEG", "dog", &img.Image{W: 1, H: 1, Pix: []byte{0, 0, 5}}),
+	}
+	if d.Len() != len(want) {
+		t.Fatalf("%d examples, want %d", d.Len(), len(want))
+	}
+	for i, w := range want {
+		if e, err := d.Example(i); err != nil || !reflect.DeepEqual(e, w) || d.Group(i) != w.Group {
+			t.Errorf("example %d: %+v, %v, want %+v", i, e, err, w)
+		}
+		w.Image = nil
+		if e, err := Words(d, i); err != nil || !reflect.DeepEqual(e, w) {
+			t.Errorf("example %d without its picture: %+v, %v, want %+v", i, e, err, w)
+		}
+	}
+
+	for _, test := range []struct {
+		files []string
+		want  string
+	}{
+		{[]string{"cat/a.txt", "x"}, "no pictures in folders"},
+		{[]string{"cat/a.png", "x", "b.png", "x"}, "b.png: a picture that is in no class's folder"},
+	} {
+		dir := write(t, test.files...)
+		if _, err := OpenClasses(Options{Path: dir}); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%q: %v, want %s", test.files, err, test.want)
+		}
+	}
+	dir = write(t, "cat/a.png", "x")
+	if d, err = OpenClasses(Options{Path: dir}); err != nil {
+		t.Fatal(err)
+	}
+	var bad *BadExampleError
+	if _, err := d.Example(0); !errors.As(err, &bad) || bad.Path != filepath.Join(dir, "cat", "a.png") {
+		t.Errorf("a damaged picture: %v", err)
+	}
+	if _, err := OpenClasses(Options{Path: filepath.Join(dir, "none")}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder that does not exist: %v", err)
+	}
+}
+
+func TestCSV(t *testing.T) {
+	const lines = "a.png,\"a \"\"big\"\" cat, gray\",x\r\n" +
+		"\r\n" +
+		"https://example.org/p/b.png?s=1,\"two\r\nlines\",\r\n" +
+		"a.png,über,x\r\n" +
+		"a.png,\" \",x\r\n" +
+		"none.png,gone,y" // without an end of line
+	dir := write(t, "header.csv", "\uFEFFimage, caption ,kind\r\n"+lines, "names.csv", lines, "texts.csv", "caption\n\"one, two\"\nthree\n",
+		"pictures/a.png", picture(t, 2, 1, 4), "pictures/b.png", picture(t, 1, 1, 5))
+	const b = "https://example.org/p/b.png?s=1"
+	want := []Example{
+		{ID: "a.png", ImageID: "a.png", Group: "x", Captions: []string{`a "big" cat, gray`, "über"}, Image: &img.Image{W: 2, H: 1, Pix: []byte{0, 0, 4, 1, 0, 4}}},
+		{ID: b, ImageID: b, Group: b, Captions: []string{"two\nlines"}, Image: &img.Image{W: 1, H: 1, Pix: []byte{0, 0, 5}}},
+	}
+	for name, names := range map[string][]string{"header.csv": nil, "names.csv": {"image", "caption", "kind"}} {
+		d, err := Open(Options{Path: filepath.Join(dir, name), Images: filepath.Join(dir, "pictures"), Columns: Columns{Group: "kind", Names: names}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.(*Table).Close()
+		if d.Len() != len(want)+1 {
+			t.Fatalf("%s: %d examples, want %d", name, d.Len(), len(want)+1)
+		}
+		for i, w := range want {
+			if e, err := d.Example(i); err != nil || !reflect.DeepEqual(e, w) || d.Group(i) != w.Group {
+				t.Errorf("%s: example %d: %+v, %v, want %+v", name, i, e, err, w)
+			}
+		}
+		var bad *BadExampleError
+		if _, err := d.Example(2); !errors.As(err, &bad) || bad.ID != "none.png" || bad.Path != filepath.Join(dir, "pictures", "none.png") {
+			t.Errorf("%s: a picture that is not there: %v", name, err)
+		}
+	}
+	texts, err := OpenCSV(Options{Path: filepath.Join(dir, "texts.csv")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer texts.Close()
+	for i, w := range []Example{
+		{ID: "texts.csv@8", Group: "texts.csv@8", Captions: []string{"one, two"}},
+		{ID: "texts.csv@19", Group: "texts.csv@19", Captions: []string{"three"}},
+	} {
+		if e, err := texts.Example(i); err != nil || !reflect.DeepEqual(e, w) {
+			t.Errorf("text %d: %+v, %v, want %+v", i, e, err, w)
+		}
+	}
+
+	for _, test := range []struct{ content, want string }{
+		{"", ": no examples"},
+		{"image,caption\n", ": no examples"},
+		{"x,y\na,b\n", `:1: the columns ["x" "y"] hold neither pictures nor captions`},
+		{"image,caption\na.png,\"x\ny\"\nb.png\n", ":4: 1 columns, want 2"},
+		{"image,caption\na.png,a \"b\" c\n", `:2: bare "`},
+		{"image,caption\na.png,\"open\n\n", `:3: extraneous or missing "`},
+		{"image,caption\n,text\n", ":2: no picture"},
+		{"image,caption\na.png,\xff\n", ":2: not UTF-8"},
+	} {
+		path := filepath.Join(write(t, "set.csv", test.content), "set.csv")
+		if _, err := OpenCSV(Options{Path: path}); err == nil || !strings.Contains(err.Error(), path+test.want) {
+			t.Errorf("%q:\n got %v\nwant %s%s", test.content, err, path, test.want)
+		}
 	}
 }
 

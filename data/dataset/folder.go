@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"vlmo-train/data/img"
 )
 
 // Folder is a set of picture files with a caption file beside each:
@@ -15,9 +17,10 @@ import (
 // every example is a group of its own. The names of the files are in memory, one after
 // the other.
 type Folder struct {
-	dir   string
-	names []byte  // paths in dir
-	ends  []int64 // of each example's in names
+	dir    string
+	decode img.Options
+	names  []byte  // paths in dir
+	ends   []int64 // of each example's in names
 }
 
 // isPicture reports whether a file name has the extension of a format that
@@ -30,11 +33,12 @@ func isPicture(name string) bool {
 	return false
 }
 
-// OpenFolder lists the pictures under dir, in the order of their names, and reads
+// OpenFolder lists the pictures under o.Path, in the order of their names, and reads
 // their captions. A picture without a caption, two pictures that differ in the
 // extension alone, and a folder without pictures are errors that name the file.
-func OpenFolder(dir string) (*Folder, error) {
-	d := &Folder{dir: dir}
+func OpenFolder(o Options) (*Folder, error) {
+	dir := o.Path
+	d := &Folder{dir: dir, decode: o.decode()}
 	seen := make(map[string]string)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -116,7 +120,7 @@ func (d *Folder) Group(i int) string {
 }
 
 // Example reads example i.
-func (d *Folder) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *Folder) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its picture.
 func (d *Folder) ReadWords(i int) (Example, error) { return readWords(d, i) }

@@ -34,6 +34,7 @@ import (
 type JSONL struct {
 	f      *os.File
 	dir    string // that pictures are relative to
+	decode img.Options
 	lines  []extent
 	sheets sheets
 }
@@ -72,11 +73,12 @@ type jsonLine struct {
 	Keywords []string  `json:"keywords"`
 }
 
-// OpenJSONL reads the description of a set, which must not change until Close. It
+// OpenJSONL reads the description of a set in o.Path, which must not change until Close. It
 // is an error, which names file and line, if a line is not such an object, if an ID
 // occurs twice or a picture's file does not exist; and if there is no example at all.
-func OpenJSONL(path string) (_ *JSONL, err error) {
-	d := &JSONL{dir: filepath.Dir(path)}
+func OpenJSONL(o Options) (_ *JSONL, err error) {
+	path := o.Path
+	d := &JSONL{dir: filepath.Dir(path), decode: o.decode()}
 	d.sheets.Limit = sheetMemory
 	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
@@ -234,10 +236,10 @@ func (d *JSONL) Example(i int) (Example, error) {
 	}
 	path := d.picture(r.image)
 	if r.box == (box{}) {
-		e.Image, err = readPicture(path)
+		e.Image, err = readPicture(path, d.decode)
 	} else {
 		var m *img.Image
-		if m, err = d.sheets.get(path); err == nil {
+		if m, err = d.sheets.get(path, d.decode); err == nil {
 			e.Image, err = crop(m, r.box)
 		}
 	}

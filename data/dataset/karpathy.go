@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"vlmo-train/data/img"
 )
 
 // Karpathy is COCO or Flickr30K in Karpathy's split: the folder has
@@ -19,6 +21,7 @@ type Karpathy struct {
 	f      *os.File
 	images string // with folders of the file's filepath in it
 	flat   bool   // there are no such folders
+	decode img.Options
 	items  grouped
 	groups []int32 // of the split's pictures
 	lacking
@@ -65,7 +68,7 @@ func splitNames(split string, together bool) []string {
 
 func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy, err error) {
 	path := filepath.Join(o.Path, "karpathy", name)
-	d := &Karpathy{images: o.Images, flat: images != ""}
+	d := &Karpathy{images: o.Images, flat: images != "", decode: o.decode()}
 	if d.images == "" {
 		d.images = filepath.Join(o.Path, images)
 	}
@@ -196,7 +199,7 @@ func (d *Karpathy) Group(i int) string {
 }
 
 // Example reads example i.
-func (d *Karpathy) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *Karpathy) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its picture.
 func (d *Karpathy) ReadWords(i int) (Example, error) { return readWords(d, i) }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"vlmo-train/data/img"
 )
 
 // Listed is Conceptual Captions (GCC) or SBU as downloaded for VLMo: a JSON list
@@ -25,6 +27,7 @@ type Listed struct {
 	pairs   grouped
 	last    []extent // of each group
 	files   []listedFile
+	decode  img.Options
 	lacking
 }
 
@@ -58,7 +61,7 @@ func pair(raw []byte) (name, caption string, err error) {
 
 func openListed(o Options, list, images string) (_ *Listed, err error) {
 	path := filepath.Join(o.Path, list)
-	d := new(Listed)
+	d := &Listed{decode: o.decode()}
 	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
@@ -157,7 +160,7 @@ func (d *Listed) Group(i int) string {
 }
 
 // Example reads example i.
-func (d *Listed) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *Listed) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its picture.
 func (d *Listed) ReadWords(i int) (Example, error) { return readWords(d, i) }

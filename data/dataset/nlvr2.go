@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"vlmo-train/data/img"
 )
 
 // NLVR2 is pairs of pictures with sentences that are true or false of them. The
@@ -22,6 +24,7 @@ type NLVR2 struct {
 	f         *os.File
 	dir       string // of pictures
 	train     bool
+	decode    img.Options
 	pairs     grouped
 	sentences []sentence
 }
@@ -55,7 +58,7 @@ func OpenNLVR2(o Options) (_ *NLVR2, err error) {
 		file, part = filepath.Join(kind, file), of
 	}
 	path := filepath.Join(o.Path, "nlvr2", "data", file)
-	d := &NLVR2{dir: o.Images, train: part == "train"}
+	d := &NLVR2{dir: o.Images, train: part == "train", decode: o.decode()}
 	if d.dir == "" {
 		d.dir = o.Path
 	}
@@ -121,7 +124,7 @@ func (d *NLVR2) Group(i int) string {
 }
 
 // Example reads example i.
-func (d *NLVR2) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *NLVR2) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its pictures.
 func (d *NLVR2) ReadWords(i int) (Example, error) { return readWords(d, i) }

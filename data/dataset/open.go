@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sort"
 	"strings"
+
+	"vlmo-train/data/img"
 )
 
 // Format says how a set is stored.
@@ -59,6 +61,20 @@ type Options struct {
 	// vocabulary after the normalisation that the vocabulary went through. The
 	// original looks them up as they are written, and so finds fewer.
 	NormalizeAnswers bool `yaml:"normalize_answers"`
+
+	// Orient turns pictures as their EXIF orientation says. The boxes of a JSONL
+	// set are then of the turned picture; an example's Regions stay those of the
+	// stored one.
+	Orient bool `yaml:"orient"`
+
+	// Gray16High takes the high byte of a 16-bit gray PNG's samples, which are
+	// clipped to 255 otherwise, as by Pillow.
+	Gray16High bool `yaml:"gray16_high"`
+}
+
+// decode returns how the set's pictures are decoded.
+func (o *Options) decode() img.Options {
+	return img.Options{Orient: o.Orient, Gray16High: o.Gray16High}
 }
 
 // Columns are the names of a table's columns. What is empty is found by the
@@ -107,9 +123,9 @@ func Open(o Options) (Dataset, error) {
 	}
 	switch o.Format {
 	case FormatJSONL:
-		return opened(OpenJSONL(o.Path))
+		return opened(OpenJSONL(o))
 	case FormatFolder:
-		return opened(OpenFolder(o.Path))
+		return opened(OpenFolder(o))
 	case FormatLines:
 		paths, err := expand(o.Path, ".txt")
 		if err != nil {
@@ -117,7 +133,7 @@ func Open(o Options) (Dataset, error) {
 		}
 		return opened(OpenLines(paths...))
 	case FormatClasses:
-		return opened(OpenClasses(o.Path))
+		return opened(OpenClasses(o))
 	case FormatTSV:
 		return opened(OpenTSV(o))
 	case FormatCSV:

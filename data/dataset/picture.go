@@ -15,12 +15,12 @@ const sheetMemory = 256 << 20
 type box struct{ x, y, w, h int32 }
 
 // readPicture decodes the picture in a file.
-func readPicture(path string) (*img.Image, error) {
+func readPicture(path string, opt img.Options) (*img.Image, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, bare(err)
 	}
-	return img.Decode(data, img.Options{})
+	return img.Decode(data, opt)
 }
 
 // crop returns a copy of b's part of m.
@@ -41,10 +41,11 @@ type sheets struct {
 	cache.Cache[string, *img.Image]
 }
 
-// get returns the decoded picture in a file, which is not to be changed.
-func (s *sheets) get(path string) (*img.Image, error) {
+// get returns the decoded picture in a file, which is not to be changed. All calls
+// have the same options.
+func (s *sheets) get(path string, opt img.Options) (*img.Image, error) {
 	return s.Get(path, func() (*img.Image, int64, error) {
-		m, err := readPicture(path)
+		m, err := readPicture(path, opt)
 		if err != nil {
 			return nil, 0, err
 		}

@@ -46,7 +46,7 @@ type recorder interface {
 }
 
 // readExample is the method Example of a recorder.
-func readExample(d recorder, i int) (Example, error) {
+func readExample(d recorder, i int, opt img.Options) (Example, error) {
 	if err := checkIndex(i, d.Len()); err != nil {
 		return Example{}, err
 	}
@@ -62,7 +62,7 @@ func readExample(d recorder, i int) (Example, error) {
 			}
 			data, err := s.read()
 			if err == nil {
-				*dst, err = img.Decode(data, img.Options{})
+				*dst, err = img.Decode(data, opt)
 			}
 			if err != nil {
 				return Example{}, &BadExampleError{Index: i, ID: r.ID, Path: path, Err: err}

@@ -286,7 +286,7 @@ func (f *rowsFile) name(row int) string {
 }
 
 // Example reads example i.
-func (d *Rows) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *Rows) Example(i int) (Example, error) { return readExample(d, i, d.options.decode()) }
 
 // ReadWords reads example i without its pictures.
 func (d *Rows) ReadWords(i int) (Example, error) { return readWords(d, i) }

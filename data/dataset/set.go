@@ -60,7 +60,7 @@ func OpenSet(o Options, paths ...string) (Sharded, error) {
 		}
 	}
 	if tars != nil {
-		d, err := OpenWebDataset(tars, o.Columns)
+		d, err := OpenWebDataset(o, tars...)
 		if err != nil {
 			return nil, err
 		}

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
+
+	"vlmo-train/data/img"
 )
 
 // Table is a set described by a TSV or CSV file: a line for each pair of a picture
@@ -25,6 +27,7 @@ type Table struct {
 	f       io.ReaderAt
 	path    string
 	images  string
+	decode  img.Options
 	comma   bool
 	columns [numFields][]int
 	width   int // number of columns
@@ -42,7 +45,7 @@ func openTable(o Options, comma bool) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	d := &Table{f: f, path: o.Path, images: o.Images, comma: comma}
+	d := &Table{f: f, path: o.Path, images: o.Images, decode: o.decode(), comma: comma}
 	if d.images == "" {
 		d.images = filepath.Dir(o.Path)
 	}
@@ -213,7 +216,7 @@ func (d *Table) name(r *record, fields []string) {
 }
 
 // Example reads example i.
-func (d *Table) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *Table) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its picture.
 func (d *Table) ReadWords(i int) (Example, error) { return readWords(d, i) }

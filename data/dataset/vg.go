@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"vlmo-train/data/img"
 )
 
 // VG is Visual Genome's region descriptions: annotations/region_descriptions.json,
@@ -22,6 +24,7 @@ type VG struct {
 	images  [2]string
 	regions grouped // runs of regions of one picture
 	files   []vgFile
+	decode  img.Options
 	lacking
 }
 
@@ -51,7 +54,7 @@ func OpenVG(o Options) (_ *VG, err error) {
 	if root == "" {
 		root = filepath.Join(o.Path, "images")
 	}
-	d := &VG{images: [2]string{filepath.Join(root, "VG_100K"), filepath.Join(root, "VG_100K_2")}}
+	d := &VG{images: [2]string{filepath.Join(root, "VG_100K"), filepath.Join(root, "VG_100K_2")}, decode: o.decode()}
 	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
@@ -176,7 +179,7 @@ func (d *VG) where(int) string { return d.f.Name() }
 func (d *VG) Group(i int) string { return strconv.FormatInt(d.files[i].id, 10) }
 
 // Example reads example i.
-func (d *VG) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *VG) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its picture.
 func (d *VG) ReadWords(i int) (Example, error) { return readWords(d, i) }

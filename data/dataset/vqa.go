@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"vlmo-train/data/img"
 	"vlmo-train/data/vqa"
 )
 
@@ -31,6 +32,7 @@ type VQA struct {
 	prefix      string   // of their names
 	vocabulary  *vqa.Vocabulary
 	normalize   bool
+	decode      img.Options
 	items       []vqaItem
 	unanswered  int
 	lacking
@@ -94,7 +96,7 @@ func OpenVQA(o Options) (_ *VQA, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %s: %w", o.Path, err)
 	}
-	d := &VQA{folder: o.Images, prefix: "COCO_" + images + "_", normalize: o.NormalizeAnswers}
+	d := &VQA{folder: o.Images, prefix: "COCO_" + images + "_", normalize: o.NormalizeAnswers, decode: o.decode()}
 	if d.folder == "" {
 		d.folder = o.Path
 	}
@@ -285,7 +287,7 @@ func (d *VQA) where(int) string { return d.questions.Name() }
 func (d *VQA) Group(i int) string { return strconv.FormatInt(d.items[i].image, 10) }
 
 // Example reads example i.
-func (d *VQA) Example(i int) (Example, error) { return readExample(d, i) }
+func (d *VQA) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
 
 // ReadWords reads example i without its picture.
 func (d *VQA) ReadWords(i int) (Example, error) { return readWords(d, i) }

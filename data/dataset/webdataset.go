@@ -48,6 +48,7 @@ const FormatWebDataset Format = "webdataset"
 type WebDataset struct {
 	paths  []string
 	fields wdFields
+	decode img.Options
 
 	mu         sync.Mutex
 	seen       []bool // shards that were counted
@@ -70,9 +71,10 @@ var (
 	wdCaptions = []string{"txt", "caption", "text", "json"}
 )
 
-// OpenWebDataset returns the set in the tar files paths. It reads no more than
-// whether the first exists.
-func OpenWebDataset(paths []string, columns Columns) (*WebDataset, error) {
+// OpenWebDataset returns the set in the tar files paths; o.Path is not used. It
+// reads no more than whether the first exists.
+func OpenWebDataset(o Options, paths ...string) (*WebDataset, error) {
+	columns := o.Columns
 	if len(paths) == 0 {
 		return nil, errors.New("dataset: no tar files")
 	}
@@ -96,7 +98,7 @@ func OpenWebDataset(paths []string, columns Columns) (*WebDataset, error) {
 	} else if info.IsDir() {
 		return nil, fmt.Errorf("dataset: %s is a folder, no tar file", paths[0])
 	}
-	d := &WebDataset{paths: paths, seen: make([]bool, len(paths))}
+	d := &WebDataset{paths: paths, decode: o.decode(), seen: make([]bool, len(paths))}
 	f := &d.fields
 	f.images, f.captions, f.group = wdImages, wdCaptions, columns.Group
 	if len(columns.Keywords) > 1 {
@@ -137,7 +139,7 @@ func (d *WebDataset) Shard(ctx context.Context, k int) (_ Shard, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %s: %w", path, bare(err))
 	}
-	s := &wdShard{path: path, fields: &d.fields, f: f}
+	s := &wdShard{path: path, fields: &d.fields, decode: d.decode, f: f}
 	missing, example, err := s.index()
 	if err != nil {
 		f.Close()
@@ -270,6 +272,7 @@ func (s *sink) Write(p []byte) (n int, err error) {
 type wdShard struct {
 	path    string
 	fields  *wdFields
+	decode  img.Options
 	f       *tarFile
 	samples []wdSample
 	damage  error // one more example, that can't be read
@@ -458,7 +461,7 @@ func (s *wdShard) example(i int, picture bool) (e Example, err error) {
 		e.Group = string(part(x.group))
 	}
 	if picture {
-		e.Image, err = img.Decode(part(x.image), img.Options{})
+		e.Image, err = img.Decode(part(x.image), s.decode)
 	}
 	return e, err
 }

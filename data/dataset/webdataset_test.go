@@ -159,7 +159,7 @@ func readAll(t *testing.T, s Sharded) (list []Example, bad []error) {
 			t.Errorf("example %q: Group %q, want %q", e.ID, g, e.Group)
 		}
 		picture := e
-		picture.Image = nil
+		picture.Image, picture.Image2 = nil, nil
 		if werr != nil || !reflect.DeepEqual(words, picture) {
 			t.Errorf("words of %q: %+v, %v, want %+v", e.ID, words, werr, picture)
 		}
@@ -180,7 +180,7 @@ func TestWebDatasetExamples(t *testing.T) {
 				columns.Captions = []string{caption}
 			}
 		}
-		d, err := OpenWebDataset([]string{path}, columns)
+		d, err := OpenWebDataset(Options{Columns: columns}, path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +283,7 @@ func TestWebDatasetColumns(t *testing.T) {
 		{Columns{Captions: []string{"none"}, Image: "thumb.png"}, ``, 1, 7},
 		{Columns{Captions: []string{"txt;json"}}, `a "one" [] a;b "two" "three" [] b`, 5, 1},
 	} {
-		d, err := OpenWebDataset([]string{path}, c.columns)
+		d, err := OpenWebDataset(Options{Columns: c.columns}, path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,7 +319,7 @@ func TestWebDatasetColumns(t *testing.T) {
 		{[]string{path}, Columns{Scores: "s"}, "can be named"},
 		{[]string{path}, Columns{Keywords: []string{"a", "b"}}, "one extension"},
 	} {
-		if _, err := OpenWebDataset(c.paths, c.columns); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := OpenWebDataset(Options{Columns: c.columns}, c.paths...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %q", c.paths, err, c.want)
 		}
 	}
@@ -356,7 +356,7 @@ func TestWebDatasetCutAnywhere(t *testing.T) {
 			if err := os.WriteFile(path, b, 0o666); err != nil {
 				t.Fatal(err)
 			}
-			d, err := OpenWebDataset([]string{path}, Columns{})
+			d, err := OpenWebDataset(Options{}, path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -495,7 +495,7 @@ func TestJoin(t *testing.T) {
 		t.Error("a join of one set is another")
 	}
 	dir := write(t, "0.tar", string(tarOf(t, member{"x.png", picture(t, 1, 1, 0)}, member{"x.txt", "x"})))
-	w, err := OpenWebDataset([]string{filepath.Join(dir, "0.tar")}, Columns{})
+	w, err := OpenWebDataset(Options{}, filepath.Join(dir, "0.tar"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -558,7 +558,7 @@ func readAllQuiet(t *testing.T, s Sharded) (ids []string, bad int) {
 // Index gives back an error of any shard and closes the others.
 func TestIndexError(t *testing.T) {
 	dir := write(t, "0.tar", string(tarOf(t)), "1.tar", string(tarOf(t)))
-	d, err := OpenWebDataset([]string{filepath.Join(dir, "0.tar"), filepath.Join(dir, "1.tar"), filepath.Join(dir, "2.tar")}, Columns{})
+	d, err := OpenWebDataset(Options{}, filepath.Join(dir, "0.tar"), filepath.Join(dir, "1.tar"), filepath.Join(dir, "2.tar"))
 	if err != nil {
 		t.Fatal(err)
 	}

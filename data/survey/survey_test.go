@@ -99,7 +99,7 @@ func TestSmallSet(t *testing.T) {
 // The counts of a real set are those of its lines read another way.
 func TestEmoji(t *testing.T) {
 	const path = "../../testdata/emoji/train.jsonl"
-	d, err := dataset.OpenJSONL(path)
+	d, err := dataset.OpenJSONL(dataset.Options{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}

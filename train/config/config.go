@@ -181,6 +181,11 @@ type Set struct {
 	Columns dataset.Columns `yaml:"columns"`
 	// NormalizeAnswers looks VQA answers up after normalisation.
 	NormalizeAnswers bool `yaml:"normalize_answers"`
+	// Orient turns pictures as their EXIF orientation says.
+	Orient bool `yaml:"orient"`
+	// Gray16High takes the high byte of 16-bit gray pictures, which are clipped
+	// otherwise.
+	Gray16High bool `yaml:"gray16_high"`
 	// Weight says how often an example is of this set, relative to the other
 	// sets' weights. Either all sets of a list have one or none.
 	Weight float64 `yaml:"weight"`
@@ -199,7 +204,10 @@ func (SetFormat) legal() []string {
 
 // Options returns how package dataset opens the set, but for its paths.
 func (s *Set) Options() dataset.Options {
-	return dataset.Options{Format: dataset.Format(s.Format), Split: s.Split, Images: s.Images, Columns: s.Columns, NormalizeAnswers: s.NormalizeAnswers}
+	return dataset.Options{
+		Format: dataset.Format(s.Format), Split: s.Split, Images: s.Images, Columns: s.Columns,
+		NormalizeAnswers: s.NormalizeAnswers, Orient: s.Orient, Gray16High: s.Gray16High,
+	}
 }
 
 // MarshalYAML writes a path alone where there is nothing else to say, and leaves

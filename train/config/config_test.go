@@ -390,6 +390,7 @@ data:
         image: jpg
         captions: title
     - {path: coco, format: coco, split: val, images: pics, normalize_answers: true}
+    - {path: photos, orient: true, gray16_high: true}
   test: {path: x, weight: 2}
   text: [a.txt, path: b]
   shuffle: 1_000
@@ -402,6 +403,7 @@ data:
 			{Path: []string{"shards/{00000..00123}.tar"}},
 			{Path: []string{"a.parquet", "b.parquet"}, Columns: dataset.Columns{Image: "jpg", Captions: []string{"title"}}},
 			{Path: []string{"coco"}, Format: "coco", Split: "val", Images: "pics", NormalizeAnswers: true},
+			{Path: []string{"photos"}, Orient: true, Gray16High: true},
 		},
 		Test:    []Set{{Path: []string{"x"}, Weight: 2}},
 		Text:    []Set{{Path: []string{"a.txt"}}, {Path: []string{"b"}}},
@@ -413,6 +415,11 @@ data:
 	if o := r.Data.Pairs[2].Options(); !reflect.DeepEqual(o, dataset.Options{Format: dataset.FormatCOCO, Split: "val", Images: "pics", NormalizeAnswers: true}) {
 		t.Errorf("%+v", o)
 	}
+	for _, s := range []Set{{Orient: true}, {Gray16High: true}} {
+		if o := s.Options(); !reflect.DeepEqual(o, dataset.Options{Orient: s.Orient, Gray16High: s.Gray16High}) {
+			t.Errorf("%+v", o)
+		}
+	}
 	y, err := r.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -421,7 +428,7 @@ data:
 	if err != nil || !reflect.DeepEqual(again.Data, want) {
 		t.Errorf("%v: %s", err, y)
 	}
-	for _, unwanted := range []string{"normalize_answers: false", "weight: 0", "keywords", `split: ""`} {
+	for _, unwanted := range []string{"normalize_answers: false", "orient: false", "weight: 0", "keywords", `split: ""`} {
 		if strings.Contains(string(y), unwanted) {
 			t.Errorf("%q in\n%s", unwanted, y)
 		}
