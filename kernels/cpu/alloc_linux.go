@@ -21,3 +21,17 @@ func adviseHuge(b []byte) {
 		_ = unix.Madvise(b[skip:skip+n], unix.MADV_HUGEPAGE)
 	}
 }
+
+// release gives a large block that nobody uses any more back to the system
+// at once: the garbage collector may take its time, while the next block is
+// already being filled.
+func release(b []byte) {
+	if len(b) < 2*hugePage {
+		return
+	}
+	page := unix.Getpagesize()
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (page - 1)
+	if n := (len(b) - skip) / page * page; n > 0 {
+		_ = unix.Madvise(b[skip:skip+n], unix.MADV_DONTNEED)
+	}
+}

@@ -3,3 +3,5 @@
 package cpu
 
 func adviseHuge([]byte) {}
+
+func release([]byte) {}

@@ -101,6 +101,7 @@ func (d *device) Alloc(n int) (*kernels.Memory, error) {
 
 func (d *device) Free(m *kernels.Memory) {
 	delete(d.packs.byMemory, m)
+	release(m.Host)
 	m.Host = nil
 }
 
