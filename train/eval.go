@@ -105,23 +105,41 @@ func embed(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text) (im
 	images, texts = make([]float32, n*m.Dim), make([]float32, len(ids)*m.Dim)
 	for lo := 0; lo < n; lo += chunk {
 		hi := min(lo+chunk, n)
-		s.Begin(0, false)
-		_, im, err := m.CLS(s, &vlmo.Batch{}, s.Upload(pixels[lo*px:hi*px], hi-lo, px))
-		if err != nil {
+		if err := imageFeatures(s, m, images[lo*m.Dim:hi*m.Dim], pixels[lo*px:hi*px]); err != nil {
 			return nil, nil, err
 		}
-		s.Dev.Read(images[lo*m.Dim:hi*m.Dim], m.Project(s, vlmo.Own, 1, im).X)
 	}
 	for lo := 0; lo < len(ids); lo += chunk {
 		hi := min(lo+chunk, len(ids))
-		s.Begin(0, false)
-		t, _, err := m.CLS(s, &vlmo.Batch{Texts: ids[lo:hi]}, kernels.Tensor{})
-		if err != nil {
+		if err := textFeatures(s, m, texts[lo*m.Dim:hi*m.Dim], ids[lo:hi]); err != nil {
 			return nil, nil, err
 		}
-		s.Dev.Read(texts[lo*m.Dim:hi*m.Dim], m.Project(s, vlmo.Own, 0, t).X)
 	}
-	return images, texts, s.Err()
+	return images, texts, nil
+}
+
+// imageFeatures writes the unit features of pictures, [n, 3, size, size], to dst,
+// [n, dim].
+func imageFeatures(s *engine.Step, m *vlmo.Model, dst, pixels []float32) error {
+	px := 3 * m.ImageSize * m.ImageSize
+	s.Begin(0, false)
+	_, im, err := m.CLS(s, &vlmo.Batch{}, s.Upload(pixels, len(pixels)/px, px))
+	if err != nil {
+		return err
+	}
+	s.Dev.Read(dst, m.Project(s, vlmo.Own, 1, im).X)
+	return s.Err()
+}
+
+// textFeatures writes the unit features of n texts to dst, [n, dim].
+func textFeatures(s *engine.Step, m *vlmo.Model, dst []float32, ids []vlmo.Text) error {
+	s.Begin(0, false)
+	t, _, err := m.CLS(s, &vlmo.Batch{Texts: ids}, kernels.Tensor{})
+	if err != nil {
+		return err
+	}
+	s.Dev.Read(dst, m.Project(s, vlmo.Own, 0, t).X)
+	return s.Err()
 }
 
 // right reports whether caption t belongs to image i: its own, or one of the

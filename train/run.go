@@ -111,8 +111,8 @@ type state struct {
 	Epoch    int             `json:"epoch"`
 }
 
-// Open reads the vocabulary and the data sets of the configuration.
-func (r *Run) Open() (err error) {
+// openVocabulary reads the vocabulary of the configuration.
+func (r *Run) openVocabulary() (err error) {
 	c := r.Config
 	if c.Model.VocabFile != "" {
 		r.tok, err = text.LoadVocab(c.Model.VocabFile)
@@ -127,6 +127,15 @@ func (r *Run) Open() (err error) {
 	} else if c.Model.Vocab < r.tok.VocabSize() {
 		return fmt.Errorf("train: model.vocab is %d, the vocabulary has %d entries", c.Model.Vocab, r.tok.VocabSize())
 	}
+	return nil
+}
+
+// Open reads the vocabulary and the data sets of the configuration.
+func (r *Run) Open() (err error) {
+	if err := r.openVocabulary(); err != nil {
+		return err
+	}
+	c := r.Config
 	needPairs, needText := false, false
 	for _, st := range c.Stages {
 		needPairs = needPairs || st.Kind != config.Text
@@ -412,6 +421,17 @@ func (r *Run) sets(s *config.Stage) sets {
 	return r.pairs
 }
 
+// workers returns how many goroutines read examples.
+func (r *Run) workers() int {
+	switch {
+	case r.Config.Data.Workers > 0:
+		return r.Config.Data.Workers
+	case r.Config.Threads > 0:
+		return r.Config.Threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
 func (r *Run) sampler(s *Stage) (*loader.Sampler, error) {
 	set := r.sets(s.Stage)
 	if n, known := set.length(); known && s.Batch > n {
@@ -430,13 +450,7 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 			return err
 		}
 	}
-	lc := loader.Config{Workers: r.Config.Data.Workers}
-	if lc.Workers == 0 {
-		lc.Workers = r.Config.Threads
-	}
-	if lc.Workers == 0 {
-		lc.Workers = runtime.GOMAXPROCS(0)
-	}
+	lc := loader.Config{Workers: r.workers()}
 	if !r.Strict {
 		// 1 % of the set may be unreadable, or of what was read by then.
 		if n, known := r.sets(s.Stage).length(); known {

@@ -76,6 +76,35 @@ func newRun(c *cli.Context, cfg *config.Run) (*train.Run, error) {
 	return &train.Run{Config: cfg, Dev: dev, Resume: c.Bool("resume"), Strict: c.Bool("strict")}, nil
 }
 
+// savedModelFlags name a trained model, together with configFlags.
+var savedModelFlags = []cli.Flag{
+	&cli.StringFlag{Name: "run", Usage: "`folder` of a run: its last vl or retrieval checkpoint"},
+	&cli.StringFlag{Name: "checkpoint", Usage: "checkpoint `folder`, or file of weights, safetensors or torch, together with -c or --preset"},
+}
+
+// savedModel returns the run and the path of the weights that savedModelFlags
+// name: of a run, its last checkpoint of the kinds.
+func savedModel(c *cli.Context, kinds ...config.Kind) (r *train.Run, path string, err error) {
+	if c.IsSet("run") == c.IsSet("checkpoint") {
+		return nil, "", usageError{"give either --run FOLDER or --checkpoint FOLDER"}
+	}
+	var cfg *config.Run
+	if c.IsSet("run") {
+		cfg, err = config.Load(filepath.Join(c.String("run"), "config.yaml"))
+	} else {
+		cfg, err = loadConfig(c)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if r, err = newRun(c, cfg); err != nil || c.IsSet("checkpoint") {
+		return r, c.String("checkpoint"), err
+	}
+	cfg.Out = c.String("run") // it may have been moved
+	path, err = r.Checkpoint(kinds...)
+	return r, path, err
+}
+
 // showSchedule prints what is about to happen and how long it will take.
 func showSchedule(w io.Writer, r *train.Run) error {
 	p, err := train.NewPlan(r.Config)

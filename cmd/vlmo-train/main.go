@@ -46,8 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		DisableSliceFlagSeparator: true,
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
-		Commands: []*cli.Command{demoCommand(), trainCommand(), evalCommand(), verifyCommand(), convertCommand(), inspectCommand(),
-			dataCommand(), infoCommand()},
+		Commands: []*cli.Command{demoCommand(), trainCommand(), evalCommand(), embedCommand(), verifyCommand(), convertCommand(),
+			inspectCommand(), dataCommand(), infoCommand()},
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
 		Action: func(c *cli.Context) error {

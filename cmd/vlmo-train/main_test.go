@@ -40,6 +40,10 @@ func TestUsage(t *testing.T) {
 		{"demo --threads x", 2, `"x"`},
 		{"eval", 2, "either --run"},
 		{"eval --run testdata/none", 1, "testdata/none"},
+		{"embed --run x", 2, "say --out FOLDER"},
+		{"embed --out x", 2, "either --run"},
+		{"embed --run x --out y --batch 0", 2, "--batch is 0"},
+		{"embed --run testdata/none --out y", 1, "testdata/none"},
 		{"verify", 2, "name the folders"},
 		{"verify --device tpu testdata/parity/preprocess", 2, `unknown device "tpu"`},
 		{"verify testdata/none", 1, "testdata/none"},
@@ -141,6 +145,24 @@ func TestTrainInterruptResumeEval(t *testing.T) {
 	status, table, errs := invoke(t, t.Context(), "eval", "--preset", "tiny", "--checkpoint", filepath.Join(dir, "checkpoints", "4-retrieval", "step-000004"))
 	if status != 0 || !strings.Contains(table, "1641 images") {
 		t.Errorf("eval of a checkpoint: status %d, %s%s", status, table, errs)
+	}
+
+	features := filepath.Join(t.TempDir(), "features")
+	set := "{path: testdata/fixtures/raw/coco, format: coco, split: val}"
+	if status, _, errs := invoke(t, ended, "embed", "--run", dir, "--out", features); status != 130 || !strings.Contains(errs, "interrupted after 0 examples") {
+		t.Errorf("embed, interrupted: status %d, %s", status, errs)
+	}
+	status, out, errs = invoke(t, t.Context(), "embed", "--run", dir, "--data", set, "--texts", "--out", features)
+	if status != 0 || errs != "" || !strings.HasPrefix(out, filepath.Join(features, "texts.npy")+": ") || !strings.HasSuffix(out, " × 32\n") {
+		t.Errorf("embed: status %d, %s%s", status, out, errs)
+	}
+	features = filepath.Join(t.TempDir(), "features")
+	status, out, errs = invoke(t, t.Context(), "embed", "--preset", "tiny", "--checkpoint", filepath.Join(dir, "checkpoints", "4-retrieval", "step-000004"), "--images", "--out", features)
+	if status != 0 || out != filepath.Join(features, "images.npy")+": 1641 × 32\n" {
+		t.Errorf("embed of a checkpoint: status %d, %s%s", status, out, errs)
+	}
+	if status, _, errs := invoke(t, t.Context(), "embed", "--run", dir, "--data", set, "--out", features); status != 1 || !strings.Contains(errs, "images.npy exists already") {
+		t.Errorf("embed again: status %d, %s", status, errs)
 	}
 }
 

@@ -207,3 +207,41 @@ func leave[T any](c <-chan T, shard func(T) dataset.Shard) {
 		}
 	}()
 }
+
+// Part is an open shard of a set, for who goes through a set once, in its order,
+// by no [Sampler].
+type Part struct{ w *window }
+
+// Open opens shard k of s with patience. The caller closes the part.
+func (p Patience) Open(ctx context.Context, s dataset.Sharded, k int) (*Part, error) {
+	d, err := p.withDefaults().open(ctx, s, k)
+	if err != nil {
+		return nil, err
+	}
+	w := &window{sets: []dataset.Shard{d}, ends: []int{d.Len()}}
+	w.retain()
+	return &Part{w}, nil
+}
+
+// Len returns the number of examples, which may be 0.
+func (p *Part) Len() int { return p.w.ends[0] }
+
+// Close closes the shard as soon as no read of it is under way, such as one that
+// hangs.
+func (p *Part) Close() { p.w.release() }
+
+// Reader reads examples with patience, as a [Loader] does. It belongs to one
+// goroutine, which closes it.
+type Reader struct{ r *reader }
+
+// NewReader returns a Reader.
+func NewReader(p Patience) *Reader { return &Reader{newReader(p.withDefaults())} }
+
+// Read reads example i of p, which is open, 0 <= i < p.Len(). The error may be a
+// *dataset.BadExampleError, see [dataset.Dataset].
+func (r *Reader) Read(ctx context.Context, p *Part, i int) (dataset.Example, error) {
+	return r.r.read(ctx, p.w, i)
+}
+
+// Close ends what the Reader reads with.
+func (r *Reader) Close() { r.r.close() }
