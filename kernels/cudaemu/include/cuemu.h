@@ -38,24 +38,58 @@
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
-struct alignas(8) float2 { float x, y; };
-struct float3 { float x, y, z; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct int3 { int x, y, z; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct uint3 { unsigned x, y, z; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(4) uchar4 { unsigned char x, y, z, w; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct float3 {
+  float x, y, z;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct int3 {
+  int x, y, z;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct uint3 {
+  unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(4) uchar4 {
+  unsigned char x, y, z, w;
+};
 
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}
+inline float3 make_float3(float x, float y, float z) {
+  return {x, y, z};
+}
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+inline int2 make_int2(int x, int y) {
+  return {x, y};
+}
+inline int4 make_int4(int x, int y, int z, int w) {
+  return {x, y, z, w};
+}
+inline uint2 make_uint2(unsigned x, unsigned y) {
+  return {x, y};
+}
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+  return {x, y, z, w};
+}
 
 // ---- registry: CUEMU_KERNEL(name) after the kernel's definition ----
 
@@ -68,7 +102,7 @@ struct Parameter {
 
 struct Kernel {
   const char* name;
-  void (*function)();                            // the kernel, its type forgotten
+  void (*function)();                             // the kernel, its type forgotten
   void (*call)(void (*function)(), void** args);  // calls it with its type
   std::vector<Parameter> parameters;
   Kernel* next;
@@ -84,8 +118,7 @@ struct Global {  // a __device__ or __constant__ variable
 };
 
 template <class... Args, size_t... I>
-__attribute__((no_sanitize("thread"))) void call_with(void (*kernel)(Args...), void** args,
-                                                     std::index_sequence<I...>) {
+__attribute__((no_sanitize("thread"))) void call_with(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
   kernel(*static_cast<Args*>(args[I])...);
 }
 
@@ -95,8 +128,11 @@ Kernel* add_kernel(const char* name, void (*kernel)(Args...)) {
   auto call = [](void (*function)(), void** args) {
     call_with(reinterpret_cast<void (*)(Args...)>(function), args, std::index_sequence_for<Args...>{});
   };
-  Kernel::head = new Kernel{name, reinterpret_cast<void (*)()>(kernel), call,
-                            {Parameter{sizeof(Args), std::is_pointer_v<Args>}...}, Kernel::head};
+  Kernel::head = new Kernel{name,
+                            reinterpret_cast<void (*)()>(kernel),
+                            call,
+                            {Parameter{sizeof(Args), std::is_pointer_v<Args>}...},
+                            Kernel::head};
   return Kernel::head;
 }
 
@@ -156,7 +192,9 @@ inline T shuffle(Shuffle kind, uint32_t mask, T value, int argument, int width, 
 
 }  // namespace cuemu
 
-inline void __syncthreads(cuemu::Site site = __builtin_LINE()) { cuemu::barrier(0, cuemu::Reduce::Or, site); }
+inline void __syncthreads(cuemu::Site site = __builtin_LINE()) {
+  cuemu::barrier(0, cuemu::Reduce::Or, site);
+}
 inline int __syncthreads_or(int p, cuemu::Site site = __builtin_LINE()) {
   return cuemu::barrier(p != 0, cuemu::Reduce::Or, site);
 }
@@ -166,7 +204,9 @@ inline int __syncthreads_and(int p, cuemu::Site site = __builtin_LINE()) {
 inline int __syncthreads_count(int p, cuemu::Site site = __builtin_LINE()) {
   return cuemu::barrier(p != 0, cuemu::Reduce::Add, site);
 }
-inline void __syncwarp(uint32_t mask = ~0u, cuemu::Site site = __builtin_LINE()) { cuemu::sync_warp(mask, site); }
+inline void __syncwarp(uint32_t mask = ~0u, cuemu::Site site = __builtin_LINE()) {
+  cuemu::sync_warp(mask, site);
+}
 
 template <class T>
 inline T __shfl_sync(uint32_t mask, T v, int lane, int width = 32, cuemu::Site site = __builtin_LINE()) {
@@ -193,7 +233,7 @@ inline int __any_sync(uint32_t mask, int p, cuemu::Site site = __builtin_LINE())
 inline int __all_sync(uint32_t mask, int p, cuemu::Site site = __builtin_LINE()) {
   return cuemu::ballot(mask, p == 0, site) == 0;
 }
-#define CUEMU_REDUCE(name, unsigned_kind, signed_kind)                                                    \
+#define CUEMU_REDUCE(name, unsigned_kind, signed_kind)                                                     \
   inline unsigned __reduce_##name##_sync(uint32_t mask, unsigned v, cuemu::Site site = __builtin_LINE()) { \
     return cuemu::reduce(cuemu::Reduce::unsigned_kind, mask, v, site);                                     \
   }                                                                                                        \
@@ -207,7 +247,9 @@ CUEMU_REDUCE(or, Or, Or)
 CUEMU_REDUCE(and, And, And)
 #undef CUEMU_REDUCE
 
-inline void __threadfence() { cuemu::fence(); }
+inline void __threadfence() {
+  cuemu::fence();
+}
 inline void __threadfence_block() {}
 
 // ---- atomics (global or shared memory) ----
@@ -231,41 +273,93 @@ unsigned long long atomicCAS(unsigned long long*, unsigned long long, unsigned l
 // ---- arithmetic ----
 
 template <class T>
-inline T __ldg(const T* p) { return *p; }
+inline T __ldg(const T* p) {
+  return *p;
+}
 template <class T>
-inline T __ldcs(const T* p) { return *p; }
+inline T __ldcs(const T* p) {
+  return *p;
+}
 template <class T>
-inline T __ldcg(const T* p) { return *p; }
+inline T __ldcg(const T* p) {
+  return *p;
+}
 template <class T>
-inline void __stcs(T* p, T v) { *p = v; }
+inline void __stcs(T* p, T v) {
+  *p = v;
+}
 template <class T>
-inline void __stcg(T* p, T v) { *p = v; }
+inline void __stcg(T* p, T v) {
+  *p = v;
+}
 
-inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
-inline int __float_as_int(float f) { int u; memcpy(&u, &f, 4); return u; }
-inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
-inline float __int_as_float(int u) { float f; memcpy(&f, &u, 4); return f; }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
-inline int __ffs(int x) { return __builtin_ffs(x); }
+inline uint32_t __float_as_uint(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+inline int __float_as_int(float f) {
+  int u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+inline float __uint_as_float(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+inline float __int_as_float(int u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+inline int __popc(unsigned x) {
+  return __builtin_popcount(x);
+}
+inline int __clz(int x) {
+  return x ? __builtin_clz(x) : 32;
+}
+inline int __ffs(int x) {
+  return __builtin_ffs(x);
+}
 inline unsigned __brev(unsigned x) {
   unsigned r = 0;
   for (int i = 0; i < 32; i++) r |= (x >> i & 1) << (31 - i);
   return r;
 }
-inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t)a * b >> 32; }
-inline int __mulhi(int a, int b) { return (int64_t)a * b >> 32; }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return (uint64_t)a * b >> 32;
+}
+inline int __mulhi(int a, int b) {
+  return (int64_t)a * b >> 32;
+}
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return (unsigned __int128)a * b >> 64;
 }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __fsqrt_rn(float a) { return sqrtf(a); }
-inline float __saturatef(float x) { return x < 0 ? 0 : x > 1 ? 1 : x; }
-inline int __float2int_rn(float x) { return (int)rintf(x); }
-inline float __int2float_rn(int x) { return (float)x; }
+inline float __fmaf_rn(float a, float b, float c) {
+  return fmaf(a, b, c);
+}
+inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+inline float __fdiv_rn(float a, float b) {
+  return a / b;
+}
+inline float __fsqrt_rn(float a) {
+  return sqrtf(a);
+}
+inline float __saturatef(float x) {
+  return x < 0 ? 0 : x > 1 ? 1 : x;
+}
+inline int __float2int_rn(float x) {
+  return (int)rintf(x);
+}
+inline float __int2float_rn(int x) {
+  return (float)x;
+}
 using std::max;
 using std::min;
 
@@ -274,10 +368,10 @@ using std::min;
 namespace cuemu {
 void count_special();
 }
-#define CUEMU_SPECIAL(name, value)  \
+#define CUEMU_SPECIAL(name, value)     \
   inline float cuemu_##name(float x) { \
-    cuemu::count_special();         \
-    return value;                   \
+    cuemu::count_special();            \
+    return value;                      \
   }
 CUEMU_SPECIAL(expf, expf(x))
 CUEMU_SPECIAL(exp2f, exp2f(x))
@@ -300,7 +394,9 @@ inline float cuemu_powf(float x, float y) {
   cuemu::count_special();
   return powf(x, y);
 }
-inline float __fdividef(float x, float y) { return x * cuemu_rcpf(y); }
+inline float __fdividef(float x, float y) {
+  return x * cuemu_rcpf(y);
+}
 inline void cuemu_sincosf(float x, float* s, float* c) {
   *s = cuemu_sinf(x);
   *c = cuemu_cosf(x);
@@ -337,7 +433,9 @@ inline void cuemu_sincosf(float x, float* s, float* c) {
 struct bf16 {
   uint16_t v;
 };
-inline float bf2f(bf16 x) { return __uint_as_float((uint32_t)x.v << 16); }
+inline float bf2f(bf16 x) {
+  return __uint_as_float((uint32_t)x.v << 16);
+}
 inline bf16 f2bf(float f) {  // round to nearest even; NaN stays NaN
   uint32_t u = __float_as_uint(f);
   if ((u & 0x7fffffff) > 0x7f800000) return {(uint16_t)(u >> 16 | 0x40)};
@@ -350,10 +448,10 @@ namespace cuemu {
 struct Accumulator {
   float x[4];
 };
-Accumulator mma_bf16_16816(float c0, float c1, float c2, float c3, uint32_t a0, uint32_t a1, uint32_t a2,
-                           uint32_t a3, uint32_t b0, uint32_t b1, Site);
-Accumulator mma_tf32_1688(float c0, float c1, float c2, float c3, uint32_t a0, uint32_t a1, uint32_t a2,
-                          uint32_t a3, uint32_t b0, uint32_t b1, Site);
+Accumulator mma_bf16_16816(float c0, float c1, float c2, float c3, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                           uint32_t b0, uint32_t b1, Site);
+Accumulator mma_tf32_1688(float c0, float c1, float c2, float c3, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                          uint32_t b0, uint32_t b1, Site);
 struct Matrices {
   uint32_t x[4];
 };
@@ -378,10 +476,10 @@ inline void mma_tf32_1688(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
 }
 
 // ldmatrix.sync.aligned.m8n8.x{1,2,4}{.trans}.shared.b16
-#define CUEMU_LDMATRIX(name, n, transposed)                                                              \
-  inline void name(uint32_t (&r)[n], const void* row, cuemu::Site site = __builtin_LINE()) {             \
-    auto m = cuemu::ldmatrix(row, n, transposed, site);                                                  \
-    for (int i = 0; i < n; i++) r[i] = m.x[i];                                                           \
+#define CUEMU_LDMATRIX(name, n, transposed)                                                  \
+  inline void name(uint32_t (&r)[n], const void* row, cuemu::Site site = __builtin_LINE()) { \
+    auto m = cuemu::ldmatrix(row, n, transposed, site);                                      \
+    for (int i = 0; i < n; i++) r[i] = m.x[i];                                               \
   }
 CUEMU_LDMATRIX(ldmatrix_x1, 1, false)
 CUEMU_LDMATRIX(ldmatrix_x2, 2, false)
@@ -392,12 +490,22 @@ CUEMU_LDMATRIX(ldmatrix_x4_trans, 4, true)
 #undef CUEMU_LDMATRIX
 
 // cp.async.{cg,ca}.shared.global; bytes from source_size on are zero.
-inline void cp_async16(void* shared, const void* global) { cuemu::cp_async(shared, global, 16, 16); }
+inline void cp_async16(void* shared, const void* global) {
+  cuemu::cp_async(shared, global, 16, 16);
+}
 inline void cp_async16(void* shared, const void* global, int source_size) {
   cuemu::cp_async(shared, global, 16, source_size);
 }
-inline void cp_async8(void* shared, const void* global) { cuemu::cp_async(shared, global, 8, 8); }
-inline void cp_async4(void* shared, const void* global) { cuemu::cp_async(shared, global, 4, 4); }
-inline void cp_async_commit() { cuemu::cp_async_commit(); }
+inline void cp_async8(void* shared, const void* global) {
+  cuemu::cp_async(shared, global, 8, 8);
+}
+inline void cp_async4(void* shared, const void* global) {
+  cuemu::cp_async(shared, global, 4, 4);
+}
+inline void cp_async_commit() {
+  cuemu::cp_async_commit();
+}
 template <int N>
-inline void cp_async_wait() { cuemu::cp_async_wait(N); }
+inline void cp_async_wait() {
+  cuemu::cp_async_wait(N);
+}

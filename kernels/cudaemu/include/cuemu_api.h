@@ -34,13 +34,13 @@ typedef struct {
   // access needs beyond the number that its width makes necessary.
   uint64_t shared_bytes;
   uint64_t bank_conflicts;
-  uint64_t barriers;       // __syncthreads, per block
-  uint64_t shuffles;       // warp-wide shuffles, votes and reductions
-  uint64_t mma;            // warp-wide mma.sync
+  uint64_t barriers;  // __syncthreads, per block
+  uint64_t shuffles;  // warp-wide shuffles, votes and reductions
+  uint64_t mma;       // warp-wide mma.sync
   uint64_t mma_flops;
-  uint64_t ldmatrix;       // warp-wide
+  uint64_t ldmatrix;        // warp-wide
   uint64_t cp_async_bytes;  // also in read_bytes
-  uint64_t special;        // calls of exp, log, sqrt, tanh, erf, …, per thread
+  uint64_t special;         // calls of exp, log, sqrt, tanh, erf, …, per thread
 } cuemuCounters;
 
 void cuemuCount(int on);

@@ -26,7 +26,8 @@ bool in_shared(const Block& b, const void* p, size_t size) {
 void check_global(Block&, const void* p, size_t size, bool write) {
   const Allocation* a = find_allocation(p);
   if (a && (const char*)p >= a->base && (const char*)p + size <= a->base + a->size) return;
-  fault(kIllegalAddress, (write ? "write of " : "read of ") + std::to_string(size) + " bytes at " + describe_address(p));
+  fault(kIllegalAddress,
+        (write ? "write of " : "read of ") + std::to_string(size) + " bytes at " + describe_address(p));
 }
 
 std::string describe_place(const Block& b, const void* p) {
@@ -74,11 +75,11 @@ static void access(const void* pointer, size_t size, bool write, bool aligned, v
 
 }  // namespace cuemu
 
-#define ACCESS(name, size, write, aligned)                                         \
-  extern "C" void __tsan_##name(void* p) {   \
-    cuemu::access(p, size, write, aligned, __builtin_return_address(0));           \
+#define ACCESS(name, size, write, aligned)                               \
+  extern "C" void __tsan_##name(void* p) {                               \
+    cuemu::access(p, size, write, aligned, __builtin_return_address(0)); \
   }
-#define BOTH(suffix, size, aligned)       \
+#define BOTH(suffix, size, aligned)          \
   ACCESS(read##suffix, size, false, aligned) \
   ACCESS(write##suffix, size, true, aligned)
 BOTH(1, 1, true)
@@ -87,7 +88,7 @@ BOTH(4, 4, true)
 BOTH(8, 8, true)
 BOTH(16, 16, true)
 #undef BOTH
-#define BOTH(suffix, size)                              \
+#define BOTH(suffix, size)                           \
   ACCESS(unaligned_read##suffix, size, false, false) \
   ACCESS(unaligned_write##suffix, size, true, false)
 BOTH(2, 2)

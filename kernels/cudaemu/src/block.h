@@ -107,15 +107,14 @@ struct Block {
 extern thread_local Block* running;  // null on threads that are not workers
 
 // fibre.cpp
-void start_fibres(Block&);             // runs the block's threads to their ends
-void yield();                          // runs others; returns when this thread is ready again
-[[noreturn]] void leave_block();       // abandons the block after a fault
-uint32_t draw(Block&);                 // 31 random bits
+void start_fibres(Block&);        // runs the block's threads to their ends
+void yield();                     // runs others; returns when this thread is ready again
+[[noreturn]] void leave_block();  // abandons the block after a fault
+uint32_t draw(Block&);            // 31 random bits
 [[noreturn]] void fault(Status, const std::string& what);
 
 // warp.cpp
-void release_barrier(Block&);          // all that are alive have arrived
-void finish_warp_sync(Block&, Warp&);  // time advances for this warp
+void release_barrier(Block&);  // all that are alive have arrived
 
 // matrix.cpp
 void check_copies_done(Block&, Fibre&);

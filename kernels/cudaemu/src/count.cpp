@@ -8,10 +8,8 @@
 #include "count.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <mutex>
-#include <set>
 #include <unordered_map>
 
 #include "block.h"
@@ -86,12 +84,16 @@ void LaneLogs::flush(Block& b, unsigned warp) {
     log.clear();
   }
   for (auto& [key, group] : groups) {
-    if (group.space == Space::Shared) count_shared(b.counters, group);
-    else count_global(b.counters, group);
+    if (group.space == Space::Shared)
+      count_shared(b.counters, group);
+    else
+      count_global(b.counters, group);
   }
 }
 
-void count_special() { running->counters.special++; }
+void count_special() {
+  running->counters.special++;
+}
 
 void add_counters(cuemuCounters& total, const cuemuCounters& c) {
   constexpr size_t first = offsetof(cuemuCounters, threads), n = (sizeof c - first) / sizeof(uint64_t);

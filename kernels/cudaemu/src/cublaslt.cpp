@@ -67,7 +67,9 @@ Matrix matrix(const void* data, cublasLtMatrixLayout_t layout) {
           a.get(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET)};
 }
 
-size_t width(uint64_t type) { return type == CUDA_R_32F ? 4 : 2; }
+size_t width(uint64_t type) {
+  return type == CUDA_R_32F ? 4 : 2;
+}
 
 float load(const void* p, uint64_t type, size_t i) {
   if (type == CUDA_R_32F) return ((const float*)p)[i];
@@ -92,8 +94,12 @@ size_t position(const Matrix& m, size_t row, size_t column) {
   return m.order == CUBLASLT_ORDER_ROW ? row * m.leading + column : column * m.leading + row;
 }
 
-size_t minor_extent(const Matrix& m) { return m.order == CUBLASLT_ORDER_ROW ? m.columns : m.rows; }
-size_t major_extent(const Matrix& m) { return m.order == CUBLASLT_ORDER_ROW ? m.rows : m.columns; }
+size_t minor_extent(const Matrix& m) {
+  return m.order == CUBLASLT_ORDER_ROW ? m.columns : m.rows;
+}
+size_t major_extent(const Matrix& m) {
+  return m.order == CUBLASLT_ORDER_ROW ? m.rows : m.columns;
+}
 
 bool supported(const Matrix& m) {
   bool type = m.type == CUDA_R_32F || m.type == CUDA_R_16BF;
@@ -110,15 +116,17 @@ constexpr unsigned kDgelu = CUBLASLT_EPILOGUE_DGELU & ~kAux;
 constexpr unsigned kBgrad = CUBLASLT_EPILOGUE_DGELU_BGRAD & ~CUBLASLT_EPILOGUE_DGELU;
 
 constexpr cublasLtEpilogue_t kEpilogues[] = {
-    CUBLASLT_EPILOGUE_DEFAULT,  CUBLASLT_EPILOGUE_RELU,          CUBLASLT_EPILOGUE_BIAS,
-    CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU,         CUBLASLT_EPILOGUE_GELU_BIAS,
-    CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU,
-    CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA,     CUBLASLT_EPILOGUE_BGRADB};
+    CUBLASLT_EPILOGUE_DEFAULT,     CUBLASLT_EPILOGUE_RELU,          CUBLASLT_EPILOGUE_BIAS,
+    CUBLASLT_EPILOGUE_RELU_BIAS,   CUBLASLT_EPILOGUE_GELU,          CUBLASLT_EPILOGUE_GELU_BIAS,
+    CUBLASLT_EPILOGUE_GELU_AUX,    CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU,
+    CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA,        CUBLASLT_EPILOGUE_BGRADB};
 
 // The library's GELU is the tanh form, x/2 (1 + tanh(√(2/π)(x + 0.044715 x³))).
 constexpr float kGeluScale = 0.7978845608f, kGeluCubic = 0.044715f;
 
-float gelu(float x) { return 0.5f * x * (1 + tanhf(kGeluScale * (x + kGeluCubic * x * x * x))); }
+float gelu(float x) {
+  return 0.5f * x * (1 + tanhf(kGeluScale * (x + kGeluCubic * x * x * x)));
+}
 
 float gelu_slope(float x) {
   float t = tanhf(kGeluScale * (x + kGeluCubic * x * x * x));
@@ -160,8 +168,10 @@ cublasStatus_t describe(Product* p, cublasLtMatmulDesc_t desc, const void* a, cu
   p->aux_type = o.get(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, p->d.type);
   p->aux_leading = o.get(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD);
   bool known = std::count(std::begin(kEpilogues), std::end(kEpilogues), (cublasLtEpilogue_t)p->epilogue);
-  if (!known || !supported(p->a) || !supported(p->b) || !supported(p->c) || !supported(p->d)) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (p->a.type != p->b.type || p->c.type != p->d.type || o.get(CUBLASLT_MATMUL_DESC_POINTER_MODE)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!known || !supported(p->a) || !supported(p->b) || !supported(p->c) || !supported(p->d))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (p->a.type != p->b.type || p->c.type != p->d.type || o.get(CUBLASLT_MATMUL_DESC_POINTER_MODE))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   if (p->a.type == CUDA_R_32F && p->d.type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
   // Epilogues other than the default want column order.
   if (p->epilogue != CUBLASLT_EPILOGUE_DEFAULT && p->d.order != CUBLASLT_ORDER_COL) return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -176,7 +186,8 @@ cublasStatus_t describe(Product* p, cublasLtMatmulDesc_t desc, const void* a, cu
 bool inside(const void* p, size_t bytes, const char* what) {
   CUdeviceptr base;
   size_t size;
-  if (p && cuMemGetAddressRange(&base, &size, (CUdeviceptr)p) == CUDA_SUCCESS && (CUdeviceptr)p + bytes <= base + size) return true;
+  if (p && cuMemGetAddressRange(&base, &size, (CUdeviceptr)p) == CUDA_SUCCESS && (CUdeviceptr)p + bytes <= base + size)
+    return true;
   fprintf(stderr, "cuemu: cublasLtMatmul: %s, %zu bytes at %p, is not inside device memory\n", what, bytes, p);
   return false;
 }
@@ -192,7 +203,8 @@ bool operands_inside(const Product& p) {
   if (p.beta != 0 && !inside(p.c, "C")) return false;
   if (p.has_bias() && !inside(p.bias, p.bias_length() * width(p.bias_type), "the bias")) return false;
   if (!(p.epilogue & kAux)) return true;
-  return p.aux_leading >= p.m() && inside(p.aux, ((p.n() - 1) * p.aux_leading + p.m()) * width(p.aux_type), "the auxiliary matrix");
+  return p.aux_leading >= p.m() &&
+         inside(p.aux, ((p.n() - 1) * p.aux_leading + p.m()) * width(p.aux_type), "the auxiliary matrix");
 }
 
 Matrix batch(Matrix m, size_t i) {
@@ -216,9 +228,11 @@ void multiply(const Product& p, size_t i) {
   Matrix a = batch(p.a, i), b = batch(p.b, i), c = batch(p.c, i), d = batch(p.d, i);
   std::vector<float> wide_a(k * m), wide_b(n * k), sums(m), bias_gradient(m);  // a[k][m], b[n][k]
   for (size_t q = 0; q < k; q++)
-    for (size_t r = 0; r < m; r++) wide_a[q * m + r] = load(a.data, a.type, p.transpose_a ? position(a, q, r) : position(a, r, q));
+    for (size_t r = 0; r < m; r++)
+      wide_a[q * m + r] = load(a.data, a.type, p.transpose_a ? position(a, q, r) : position(a, r, q));
   for (size_t s = 0; s < n; s++)
-    for (size_t q = 0; q < k; q++) wide_b[s * k + q] = load(b.data, b.type, p.transpose_b ? position(b, s, q) : position(b, q, s));
+    for (size_t q = 0; q < k; q++)
+      wide_b[s * k + q] = load(b.data, b.type, p.transpose_b ? position(b, s, q) : position(b, q, s));
 
   for (size_t s = 0; s < n; s++) {
     std::fill(sums.begin(), sums.end(), 0.f);
@@ -276,7 +290,9 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t h) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
+size_t cublasLtGetVersion() {
+  return CUBLAS_VERSION;
+}
 
 const char* cublasLtGetStatusName(cublasStatus_t s) {
   switch (s) {
@@ -289,10 +305,13 @@ const char* cublasLtGetStatusName(cublasStatus_t s) {
   }
 }
 
-const char* cublasLtGetStatusString(cublasStatus_t s) { return cublasLtGetStatusName(s); }
+const char* cublasLtGetStatusString(cublasStatus_t s) {
+  return cublasLtGetStatusName(s);
+}
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute, cudaDataType_t scale) {
-  bool known = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32 || compute == CUBLAS_COMPUTE_32F_FAST_16BF;
+  bool known = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32 ||
+               compute == CUBLAS_COMPUTE_32F_FAST_16BF;
   if (!known || scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
   *desc = (cublasLtMatmulDesc_t) new Attributes;
   return CUBLAS_STATUS_SUCCESS;
@@ -303,11 +322,13 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t key, const void* value, size_t size) {
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t key,
+                                              const void* value, size_t size) {
   return set_attribute(desc, key, value, size);
 }
 
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows, uint64_t columns, int64_t leading) {
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows,
+                                          uint64_t columns, int64_t leading) {
   *layout = (cublasLtMatrixLayout_t) new Attributes{{{CUBLASLT_MATRIX_LAYOUT_TYPE, type},
                                                      {CUBLASLT_MATRIX_LAYOUT_ORDER, CUBLASLT_ORDER_COL},
                                                      {CUBLASLT_MATRIX_LAYOUT_ROWS, rows},
@@ -321,7 +342,8 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t key, const void* value, size_t size) {
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t key,
+                                                const void* value, size_t size) {
   return set_attribute(layout, key, value, size);
 }
 
@@ -335,12 +357,15 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t key, const void* value, size_t size) {
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t key, const void* value,
+                                                    size_t size) {
   return set_attribute(preference, key, value, size);
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t, int wanted,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t, int wanted,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   *found = 0;
   if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
@@ -352,9 +377,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a, cublasLtMatrixLayout_t la,
-                              const void* b, cublasLtMatrixLayout_t lb, const void* beta, const void* c, cublasLtMatrixLayout_t lc, void* d,
-                              cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t*, void*, size_t, cudaStream_t stream) {
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
+                              cublasLtMatrixLayout_t la, const void* b, cublasLtMatrixLayout_t lb, const void* beta,
+                              const void* c, cublasLtMatrixLayout_t lc, void* d, cublasLtMatrixLayout_t ld,
+                              const cublasLtMatmulAlgo_t*, void*, size_t, cudaStream_t stream) {
   if (!handle || !alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
   auto p = std::make_unique<Product>();
   if (auto status = describe(p.get(), desc, a, la, b, lb, c, lc, d, ld)) return status;

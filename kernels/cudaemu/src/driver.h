@@ -46,6 +46,7 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
+  CUcontext context;
   OperationRef operation;
   std::shared_ptr<double> time = std::make_shared<double>(0);  // milliseconds
 };
@@ -81,8 +82,8 @@ struct Lock {
   std::lock_guard<std::recursive_mutex> guard{driver_mutex};
 };
 
-#define TRY(call)                              \
-  do {                                         \
+#define TRY(call)                                  \
+  do {                                             \
     if (CUresult result_ = (call)) return result_; \
   } while (0)
 
@@ -119,14 +120,14 @@ void release_all(CUcontext);
 // driver_stream.cpp
 CUstream find_stream(CUcontext, CUstream handle);  // the default stream for 0
 OperationRef enqueue(CUcontext, CUstream, Work);
-CUresult run_operation(CUcontext, OperationRef);   // and all it depends on
-CUresult run_all(CUcontext);                       // whatever is enqueued
-CUresult run_now(CUcontext, Work);                 // on the default stream
+CUresult run_operation(CUcontext, OperationRef);  // and all it depends on
+CUresult run_all(CUcontext);                      // whatever is enqueued
+CUresult run_now(CUcontext, Work);                // on the default stream
 extern std::set<CUevent> events;
 double now_milliseconds();
 
 // driver_graph.cpp
-extern int global_captures;        // streams in capture with the global mode
+extern int global_captures;                    // streams in capture with the global mode
 CUresult refuse_in_capture(const char* call);  // error if there is one
 
 // driver_module.cpp
@@ -135,5 +136,5 @@ extern int live_graphs;
 
 // failure.cpp
 enum class Failure { Alloc, Launch, Fault, Lost, Count };
-bool fails_now(Failure);           // counts this call
+bool fails_now(Failure);  // counts this call
 extern bool device_lost;

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cuemu_api.h"
 #include "driver.h"
 #include "memory.h"
 #include "options.h"
@@ -44,7 +43,9 @@ CUresult current_context(CUcontext* out) {
   return (*out)->error;
 }
 
-int compute_capability() { return option("CC", 80); }
+int compute_capability() {
+  return option("CC", 80);
+}
 
 // Of one block, as cuFuncSetAttribute may allow it.
 int max_dynamic_shared() {
@@ -57,7 +58,9 @@ static CUresult need_device(CUdevice d) {
   return d == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
-static bool no_device() { return option("NODEVICE", 0); }
+static bool no_device() {
+  return option("NODEVICE", 0);
+}
 
 extern "C" {
 
@@ -137,12 +140,11 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
 
 // Says what the program has left behind; the driver frees it.
 static void report_leaks(CUcontext c) {
-  cuemuLive live;
-  cuemuAlive(&live);
-  size_t allocations = c->memory.size(), streams = c->streams.size();
-  if (!allocations && !streams && !live.events && !live.graphs && !option("REPORT", 0)) return;
-  fprintf(stderr, "cuemu: context ends with %zu allocations, %zu streams, %zu events, %zu graphs alive\n", allocations,
-          streams, (size_t)live.events, (size_t)live.graphs);
+  size_t own_events = std::count_if(events.begin(), events.end(), [&](CUevent e) { return e->context == c; });
+  bool clean = c->memory.empty() && c->streams.empty() && !own_events && !live_graphs;
+  if (clean && !option("REPORT", 0)) return;
+  fprintf(stderr, "cuemu: context ends with %zu allocations, %zu streams, %zu events, %d graphs alive\n",
+          c->memory.size(), c->streams.size(), own_events, live_graphs);
 }
 
 // The object itself stays: other threads may hold it.
@@ -153,6 +155,7 @@ static void destroy(CUcontext c) {
   for (CUstream s : c->streams) delete s;
   c->streams.clear();
   std::erase_if(modules, [&](CUmodule m) { return m->context == c ? delete m, true : false; });
+  std::erase_if(events, [&](CUevent e) { return e->context == c ? delete e, true : false; });
   contexts.erase(c);
 }
 

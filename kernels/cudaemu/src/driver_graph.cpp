@@ -105,7 +105,8 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec* x, CUgraph g, unsigned long lo
 
 CUresult cuGraphGetNodes(CUgraph g, CUgraphNode* nodes, size_t* n) {
   WITH_CONTEXT;
-  for (size_t i = 0; nodes && i < std::min(*n, g->operations.size()); i++) nodes[i] = (CUgraphNode)g->operations[i].get();
+  for (size_t i = 0; nodes && i < std::min(*n, g->operations.size()); i++)
+    nodes[i] = (CUgraphNode)g->operations[i].get();
   *n = g->operations.size();
   return CUDA_SUCCESS;
 }

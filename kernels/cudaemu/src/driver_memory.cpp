@@ -28,7 +28,8 @@ bool find_span(const void* p, Span* span) {
 static CUresult check_span(const void* p, size_t size, const char* what) {
   Span s;
   if (find_span(p, &s) && (char*)p + size <= s.base + s.size) return CUDA_SUCCESS;
-  return complain(CUDA_ERROR_INVALID_VALUE, std::string(what) + " of " + std::to_string(size) + " bytes at " + describe_address(p));
+  return complain(CUDA_ERROR_INVALID_VALUE,
+                  std::string(what) + " of " + std::to_string(size) + " bytes at " + describe_address(p));
 }
 
 void release_all(CUcontext c) {
@@ -174,7 +175,8 @@ CUresult cuMemcpyDtoD(CUdeviceptr to, CUdeviceptr from, size_t size) {
 CUresult cuMemcpy(CUdeviceptr to, CUdeviceptr from, size_t size) {
   WITH_CONTEXT;
   Span s;
-  return run_now(context, copy_work((void*)to, find_span((void*)to, &s), (void*)from, find_span((void*)from, &s), size));
+  return run_now(context,
+                 copy_work((void*)to, find_span((void*)to, &s), (void*)from, find_span((void*)from, &s), size));
 }
 
 // ---- copies on a stream ----
@@ -212,25 +214,25 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstre
 
 // ---- memset (_v2 by hand: cuda.h's renaming macros do not reach into a paste) ----
 
-#define MEMSET(bits, T)                                                        \
-  static Work set_work##bits(CUdeviceptr p, T value, size_t n) {               \
-    return [=] {                                                               \
-      TRY(check_span((void*)p, n * sizeof value, "memset"));                   \
-      std::fill_n((T*)p, n, value);                                            \
-      return CUDA_SUCCESS;                                                     \
-    };                                                                         \
-  }                                                                            \
-  CUresult cuMemsetD##bits##_v2(CUdeviceptr p, T value, size_t n) {            \
-    WITH_CONTEXT;                                                              \
-    TRY(check_span((void*)p, n * sizeof value, "memset"));                     \
-    return run_now(context, set_work##bits(p, value, n));                      \
-  }                                                                            \
+#define MEMSET(bits, T)                                                                \
+  static Work set_work##bits(CUdeviceptr p, T value, size_t n) {                       \
+    return [=] {                                                                       \
+      TRY(check_span((void*)p, n * sizeof value, "memset"));                           \
+      std::fill_n((T*)p, n, value);                                                    \
+      return CUDA_SUCCESS;                                                             \
+    };                                                                                 \
+  }                                                                                    \
+  CUresult cuMemsetD##bits##_v2(CUdeviceptr p, T value, size_t n) {                    \
+    WITH_CONTEXT;                                                                      \
+    TRY(check_span((void*)p, n * sizeof value, "memset"));                             \
+    return run_now(context, set_work##bits(p, value, n));                              \
+  }                                                                                    \
   CUresult cuMemsetD##bits##Async(CUdeviceptr p, T value, size_t n, CUstream handle) { \
-    WITH_CONTEXT;                                                              \
-    WITH_STREAM(handle);                                                       \
-    TRY(check_span((void*)p, n * sizeof value, "memset"));                     \
-    enqueue(context, stream, set_work##bits(p, value, n));                     \
-    return CUDA_SUCCESS;                                                       \
+    WITH_CONTEXT;                                                                      \
+    WITH_STREAM(handle);                                                               \
+    TRY(check_span((void*)p, n * sizeof value, "memset"));                             \
+    enqueue(context, stream, set_work##bits(p, value, n));                             \
+    return CUDA_SUCCESS;                                                               \
   }
 MEMSET(8, unsigned char)
 MEMSET(16, unsigned short)

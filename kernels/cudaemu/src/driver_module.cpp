@@ -55,7 +55,9 @@ CUresult cuModuleLoadDataEx(CUmodule* m, const void* image, unsigned, CUjit_opti
   return cuModuleLoadData(m, image);
 }
 
-CUresult cuModuleLoadFatBinary(CUmodule* m, const void* image) { return cuModuleLoadData(m, image); }
+CUresult cuModuleLoadFatBinary(CUmodule* m, const void* image) {
+  return cuModuleLoadData(m, image);
+}
 
 CUresult cuModuleLoad(CUmodule* m, const char* file) {
   std::ifstream f(file, std::ios::binary);
@@ -81,12 +83,18 @@ CUresult cuModuleGetFunction(CUfunction* out, CUmodule m, const char* name) {
   bool in_image = image != m->image.kernels.end();
   if (!in_image && !(m->image.opaque && k)) {
     if (!k) return CUDA_ERROR_NOT_FOUND;
-    return complain(CUDA_ERROR_NOT_FOUND, std::string(name) + " is compiled into the emulator, but not in the module image");
+    return complain(CUDA_ERROR_NOT_FOUND,
+                    std::string(name) + " is compiled into the emulator, but not in the module image");
   }
-  if (!k) return complain(CUDA_ERROR_NOT_FOUND, std::string(name) + " is in the module image, but not registered in the emulator (CUEMU_KERNEL)");
+  if (!k)
+    return complain(CUDA_ERROR_NOT_FOUND,
+                    std::string(name) + " is in the module image, but not registered in the emulator (CUEMU_KERNEL)");
   CUfunc_st f{k, in_image ? image->second : ImageKernel{}, m};
   if (!same_layout(*k, f.image))
-    return complain(CUDA_ERROR_INVALID_IMAGE, std::string(name) + ": the arguments in the module image differ from those compiled into the emulator (stale build?)");
+    return complain(
+        CUDA_ERROR_INVALID_IMAGE,
+        std::string(name) +
+            ": the arguments in the module image differ from those compiled into the emulator (stale build?)");
   *out = &m->functions.emplace(name, f).first->second;
   return CUDA_SUCCESS;
 }
@@ -105,7 +113,9 @@ CUresult cuModuleGetGlobal(CUdeviceptr* p, size_t* size, CUmodule m, const char*
 
 // ---- functions ----
 
-static unsigned thread_limit(CUfunction f) { return f->image.max_threads ? f->image.max_threads : 1024; }
+static unsigned thread_limit(CUfunction f) {
+  return f->image.max_threads ? f->image.max_threads : 1024;
+}
 
 CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction f) {
   WITH_CONTEXT;
@@ -127,7 +137,9 @@ CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute attribute, int va
   return CUDA_SUCCESS;
 }
 
-CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
+CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) {
+  return CUDA_SUCCESS;
+}
 
 CUresult cuFuncGetName(const char** name, CUfunction f) {
   *name = f->kernel->name;
@@ -181,7 +193,8 @@ class Arguments {
       void* p = *(void**)value;
       Span span;
       if (k.parameters[i].pointer && p && !find_span(p, &span))
-        return complain(CUDA_ERROR_INVALID_VALUE, argument + " should be a device pointer, but is " + describe_address(p));
+        return complain(CUDA_ERROR_INVALID_VALUE,
+                        argument + " should be a device pointer, but is " + describe_address(p));
     }
     return CUDA_SUCCESS;
   }
@@ -199,13 +212,16 @@ class Arguments {
 static CUresult check_sizes(CUfunction f, dim3 grid, dim3 block, unsigned shared) {
   std::string name = std::string("launch of ") + f->kernel->name;
   uint64_t threads = (uint64_t)block.x * block.y * block.z;
-  bool fits = grid.x && grid.y && grid.z && threads && grid.x <= 2147483647 && grid.y <= 65535 && grid.z <= 65535 && block.z <= 64;
+  bool fits = grid.x && grid.y && grid.z && threads && grid.x <= 2147483647 && grid.y <= 65535 && grid.z <= 65535 &&
+              block.z <= 64;
   if (!fits) return complain(CUDA_ERROR_INVALID_VALUE, name + ": grid or block size out of range");
   if (threads > thread_limit(f))
-    return complain(CUDA_ERROR_INVALID_VALUE, name + ": " + std::to_string(threads) + " threads, the kernel's limit is " + std::to_string(thread_limit(f)));
+    return complain(CUDA_ERROR_INVALID_VALUE, name + ": " + std::to_string(threads) +
+                                                  " threads, the kernel's limit is " + std::to_string(thread_limit(f)));
   if (shared > f->dynamic_shared_limit)
-    return complain(CUDA_ERROR_INVALID_VALUE, name + ": " + std::to_string(shared) + " bytes of dynamic shared memory, " +
-                                                  std::to_string(f->dynamic_shared_limit) + " allowed (cuFuncSetAttribute)");
+    return complain(CUDA_ERROR_INVALID_VALUE,
+                    name + ": " + std::to_string(shared) + " bytes of dynamic shared memory, " +
+                        std::to_string(f->dynamic_shared_limit) + " allowed (cuFuncSetAttribute)");
   return CUDA_SUCCESS;
 }
 
@@ -218,7 +234,8 @@ extern "C" CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsig
   dim3 grid{gx, gy, gz}, block{bx, by, bz};
   TRY(check_sizes(f, grid, block, shared));
   if (extra || (!k->parameters.empty() && !parameters))
-    return complain(CUDA_ERROR_INVALID_VALUE, std::string("launch of ") + k->name + ": kernelParams is missing (extra is not supported)");
+    return complain(CUDA_ERROR_INVALID_VALUE,
+                    std::string("launch of ") + k->name + ": kernelParams is missing (extra is not supported)");
   Arguments arguments;
   TRY(arguments.read(*k, parameters));
   if (fails_now(Failure::Launch)) return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;

@@ -19,7 +19,9 @@ double now_milliseconds() {
 
 // ---- running ----
 
-static bool pending(const OperationRef& o) { return o && !o->done && !o->graph; }
+static bool pending(const OperationRef& o) {
+  return o && !o->done && !o->graph;
+}
 
 // Runs one operation whose dependencies are done.
 static void run_one(CUcontext c, Operation& o) {
@@ -102,11 +104,14 @@ OperationRef enqueue(CUcontext c, CUstream s, Work work) {
 }
 
 CUresult run_now(CUcontext c, Work work) {
-  if (global_captures) return complain(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "work on the default stream during a stream capture");
+  if (global_captures)
+    return complain(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "work on the default stream during a stream capture");
   return run_operation(c, enqueue(c, &c->default_stream, std::move(work)));
 }
 
-static CUresult need_event(CUevent e) { return events.count(e) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE; }
+static CUresult need_event(CUevent e) {
+  return events.count(e) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
 
 extern "C" {
 
@@ -121,7 +126,9 @@ CUresult cuStreamCreateWithPriority(CUstream* out, unsigned flags, int priority)
   return CUDA_SUCCESS;
 }
 
-CUresult cuStreamCreate(CUstream* out, unsigned flags) { return cuStreamCreateWithPriority(out, flags, 0); }
+CUresult cuStreamCreate(CUstream* out, unsigned flags) {
+  return cuStreamCreateWithPriority(out, flags, 0);
+}
 
 CUresult cuStreamDestroy(CUstream handle) {
   Lock lock;
@@ -138,7 +145,8 @@ CUresult cuStreamDestroy(CUstream handle) {
 CUresult cuStreamSynchronize(CUstream handle) {
   WITH_CONTEXT;
   WITH_STREAM(handle);
-  if (stream->capture) return complain(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "cuStreamSynchronize on a stream in capture");
+  if (stream->capture)
+    return complain(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "cuStreamSynchronize on a stream in capture");
   if (stream == &context->default_stream) return run_now(context, [] { return CUDA_SUCCESS; });
   for (const OperationRef& w : stream->waits) run_operation(context, w);
   return run_operation(context, stream->last);
@@ -181,7 +189,7 @@ CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* data) {
 
 CUresult cuEventCreate(CUevent* e, unsigned) {
   WITH_CONTEXT;
-  events.insert(*e = new CUevent_st);
+  events.insert(*e = new CUevent_st{context, nullptr});
   return CUDA_SUCCESS;
 }
 

@@ -131,10 +131,20 @@ std::string thread_name(const Block& b, unsigned thread) {
   return "thread (" + std::to_string(t.x) + "," + std::to_string(t.y) + "," + std::to_string(t.z) + ")";
 }
 
-dim3 thread_index() { return running->fibre().index; }
-dim3 block_index() { return running->index; }
-dim3 block_size() { return running->size; }
-dim3 grid_size() { return running->grid; }
-char* dynamic_shared() { return running->dynamic; }
+dim3 thread_index() {
+  return running->fibre().index;
+}
+dim3 block_index() {
+  return running->index;
+}
+dim3 block_size() {
+  return running->size;
+}
+dim3 grid_size() {
+  return running->grid;
+}
+char* dynamic_shared() {
+  return running->dynamic;
+}
 
 }  // namespace cuemu

@@ -94,7 +94,8 @@ static Range own_thread_locals() {
         for (int i = 0; i < info->dlpi_phnum; i++) {
           auto begin = (char*)info->dlpi_tls_data;
           auto end = begin + info->dlpi_phdr[i].p_memsz;
-          if (info->dlpi_phdr[i].p_type != PT_TLS || !begin || (char*)&running < begin || (char*)&running >= end) continue;
+          if (info->dlpi_phdr[i].p_type != PT_TLS || !begin || (char*)&running < begin || (char*)&running >= end)
+            continue;
           *(Range*)out = {begin, end};
           return 1;
         }

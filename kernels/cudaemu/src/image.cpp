@@ -29,10 +29,10 @@ static T read(const char* p) {
 // ---- cubin: an ELF file ----
 
 constexpr int kMachineCuda = 190;
-constexpr unsigned char kKernelEntry = 0x10;   // in st_other: STO_CUDA_ENTRY
-constexpr unsigned char kFormatSized = 4;      // of an .nv.info record: a length follows
-constexpr unsigned char kMaxThreads = 0x05;    // EIATTR_MAX_THREADS
-constexpr unsigned char kParameterInfo = 0x17; // EIATTR_KPARAM_INFO
+constexpr unsigned char kKernelEntry = 0x10;    // in st_other: STO_CUDA_ENTRY
+constexpr unsigned char kFormatSized = 4;       // of an .nv.info record: a length follows
+constexpr unsigned char kMaxThreads = 0x05;     // EIATTR_MAX_THREADS
+constexpr unsigned char kParameterInfo = 0x17;  // EIATTR_KPARAM_INFO
 
 // Records of section .nv.info.<kernel>.
 static void read_info(const char* p, const char* end, ImageKernel* k) {
@@ -118,13 +118,15 @@ static int read_fatbin(const char* p, int compute_capability, Image* out) {
     auto architecture = (int)read<uint32_t>(q + 28);
     std::string name = (kind == kCubin ? "sm_" : "compute_") + std::to_string(architecture);
     out->architectures += " " + name;
-    bool usable = architecture <= compute_capability &&
-                  (kind == kPtx || architecture / 10 == compute_capability / 10);
+    bool usable = architecture <= compute_capability && (kind == kPtx || architecture / 10 == compute_capability / 10);
     if (usable) out->chosen = name;
     fits |= usable;
-    if (packed_size) compressed = true;
-    else if (kind == kCubin) read_cubin(q + entry_header, out);
-    else read_ptx(std::string(q + entry_header, entry_size), out);
+    if (packed_size)
+      compressed = true;
+    else if (kind == kCubin)
+      read_cubin(q + entry_header, out);
+    else
+      read_ptx(std::string(q + entry_header, entry_size), out);
     q += entry_header + entry_size;
   }
   out->opaque = compressed && out->kernels.empty();

@@ -17,9 +17,9 @@ struct ImageKernel {
 
 struct Image {
   std::map<std::string, ImageKernel> kernels;
-  bool opaque = false;         // compressed: the kernels are not known
-  std::string architectures;   // " sm_80 compute_80"
-  std::string chosen;          // the one for this device
+  bool opaque = false;        // compressed: the kernels are not known
+  std::string architectures;  // " sm_80 compute_80"
+  std::string chosen;         // the one for this device
 };
 
 // image: a fatbin, a cubin or PTX text. Returns a CUresult.

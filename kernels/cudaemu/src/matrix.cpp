@@ -12,10 +12,20 @@
 
 namespace cuemu {
 
-static float as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
-static float low(uint32_t pair) { return as_float(pair << 16); }
-static float high(uint32_t pair) { return as_float(pair & 0xffff0000u); }
-static float tf32(uint32_t u) { return as_float(u & 0xffffe000u); }  // the hardware ignores the other bits
+static float as_float(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+static float low(uint32_t pair) {
+  return as_float(pair << 16);
+}
+static float high(uint32_t pair) {
+  return as_float(pair & 0xffff0000u);
+}
+static float tf32(uint32_t u) {
+  return as_float(u & 0xffffe000u);
+}  // the hardware ignores the other bits
 
 static void need_whole_warp(uint32_t mask, const char* what) {
   if (mask != ~0u) fault(kLaunchFailed, std::string(what) + " without the whole warp");
@@ -149,7 +159,8 @@ Matrices ldmatrix(const void* row, int matrices, bool transposed, Site site) {
   memcpy(words, &row, sizeof row);
   words[2] = matrices;
   Matrices r;
-  memcpy(&r, meet(Collective::Ldmatrix, ~0u, site, words, 3, transposed ? compute_ldmatrix<true> : compute_ldmatrix<false>),
+  memcpy(&r,
+         meet(Collective::Ldmatrix, ~0u, site, words, 3, transposed ? compute_ldmatrix<true> : compute_ldmatrix<false>),
          sizeof r);
   return r;
 }
@@ -173,7 +184,9 @@ void cp_async(void* shared, const void* global, int size, int source_size) {
   f.copies.push_back({(char*)shared, (const char*)global, size, source_size, f.copy_group});
 }
 
-void cp_async_commit() { running->fibre().copy_group++; }
+void cp_async_commit() {
+  running->fibre().copy_group++;
+}
 
 void cp_async_wait(int groups_left) {
   Block& b = *running;

@@ -30,10 +30,16 @@ static uint32_t* owner;
 static char* top;  // of what has been handed out
 static uint64_t live_count, live_size;
 
-static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+static size_t round_up(size_t n, size_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
-uint64_t live_allocations() { return live_count; }
-uint64_t live_bytes() { return live_size; }
+uint64_t live_allocations() {
+  return live_count;
+}
+uint64_t live_bytes() {
+  return live_size;
+}
 size_t memory_size() {
   static const size_t size = option("MEM", 80ull << 30);
   return size;

@@ -20,7 +20,8 @@ static bool ordered(Block& b, unsigned thread, uint32_t time) {
   return thread >> 5 == b.current >> 5 && time < b.warp().last_sync;
 }
 
-[[noreturn]] static void race(Block& b, const char* place, const char* now, unsigned other, const char* before, const void* p) {
+[[noreturn]] static void race(Block& b, const char* place, const char* now, unsigned other, const char* before,
+                              const void* p) {
   fault(kLaunchFailed, std::string("race in ") + place + " memory: " + thread_name(b, b.current) + " " + now + " " +
                            describe_place(b, p) + ", which " + thread_name(b, other) + " " + before +
                            " with no barrier between them");
@@ -69,8 +70,10 @@ void note_shared(Block& b, const void* p, size_t size, bool write) {
   for (size_t i = 0; i < size; i++) {
     const char* byte = (const char*)p + i;
     check_async(b, m[i], byte);
-    if (write) mark_write(b, m[i], "shared", byte);
-    else mark_read(b, m[i], "shared", byte);
+    if (write)
+      mark_write(b, m[i], "shared", byte);
+    else
+      mark_read(b, m[i], "shared", byte);
   }
 }
 
@@ -136,8 +139,10 @@ void note_global(Block& b, const void* p, size_t size, bool write, void* site) {
     if (!b.fenced) (write ? s.written : s.read) |= mask;
     for (unsigned i = 0; b.check_races && i < n; i++) {
       const char* byte = (const char*)p + done + i;
-      if (write) mark_write(b, s.bytes[offset + i], "global", byte);
-      else mark_read(b, s.bytes[offset + i], "global", byte);
+      if (write)
+        mark_write(b, s.bytes[offset + i], "global", byte);
+      else
+        mark_read(b, s.bytes[offset + i], "global", byte);
     }
     done += n;
   }
@@ -181,6 +186,8 @@ void LaunchSectors::totals(uint64_t* read, uint64_t* written) const {
   }
 }
 
-void fence() { running->fenced = true; }
+void fence() {
+  running->fenced = true;
+}
 
 }  // namespace cuemu

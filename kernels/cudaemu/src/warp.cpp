@@ -58,7 +58,8 @@ void release_barrier(Block& b) {
 int barrier(int predicate, Reduce kind, Site site) {
   Block& b = *running;
   if (b.warp().arrived)
-    fault(kLaunchFailed, "__syncthreads at line " + std::to_string(site) + " while lanes of the warp wait in a collective");
+    fault(kLaunchFailed,
+          "__syncthreads at line " + std::to_string(site) + " while lanes of the warp wait in a collective");
   if (b.arrived && b.barrier_site != site)
     fault(kLaunchFailed, "threads of the block meet in different __syncthreads, at lines " +
                              std::to_string(b.barrier_site) + " and " + std::to_string(site));
@@ -82,10 +83,8 @@ int barrier(int predicate, Reduce kind, Site site) {
 
 // ---- __syncwarp ----
 
-void finish_warp_sync(Block& b, Warp& w) { w.last_sync = ++b.time; }
-
 void sync_warp(uint32_t mask, Site site) {
-  meet(Collective::Sync, mask, site, nullptr, 0, [](Block& b, Warp& w, uint32_t) { finish_warp_sync(b, w); });
+  meet(Collective::Sync, mask, site, nullptr, 0, [](Block& b, Warp& w, uint32_t) { w.last_sync = ++b.time; });
 }
 
 // ---- shuffles ----
@@ -110,7 +109,8 @@ uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t value, int argument, int 
       if (!(mask >> lane & 1)) continue;
       const uint32_t* in = w.input[lane];
       int source = source_lane((Shuffle)in[4], lane, (int)in[2], (int)in[3]);
-      if (!(mask >> source & 1)) fault(kLaunchFailed, "a shuffle reads lane " + std::to_string(source) + ", which takes no part");
+      if (!(mask >> source & 1))
+        fault(kLaunchFailed, "a shuffle reads lane " + std::to_string(source) + ", which takes no part");
       w.result[lane][0] = w.input[source][0];
       w.result[lane][1] = w.input[source][1];
     }

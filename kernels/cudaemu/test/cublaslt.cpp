@@ -49,7 +49,8 @@ struct Matrix {
     std::vector<char> raw(v.size() * width());
     OK(cuMemcpyDtoH(raw.data(), device.p, raw.size()));
     std::vector<float> out(v.size());
-    for (size_t i = 0; i < out.size(); i++) out[i] = type == CUDA_R_32F ? ((float*)raw.data())[i] : from_bf16(((uint16_t*)raw.data())[i]);
+    for (size_t i = 0; i < out.size(); i++)
+      out[i] = type == CUDA_R_32F ? ((float*)raw.data())[i] : from_bf16(((uint16_t*)raw.data())[i]);
     return out;
   }
 };
@@ -61,11 +62,14 @@ struct Options {
   float beta = 0;
 };
 
-cublasStatus_t multiply(const Matrix& a, const Matrix& b, const Matrix& d, const Options& o, CUdeviceptr d_at, CUstream stream) {
+cublasStatus_t multiply(const Matrix& a, const Matrix& b, const Matrix& d, const Options& o, CUdeviceptr d_at,
+                        CUstream stream) {
   cublasLtMatmulDesc_t desc;
   cublasLtMatrixLayout_t la, lb, ld;
   LT(cublasLtMatmulDescCreate)(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-  auto set = [&](cublasLtMatmulDescAttributes_t key, auto value) { LT(cublasLtMatmulDescSetAttribute)(desc, key, &value, sizeof value); };
+  auto set = [&](cublasLtMatmulDescAttributes_t key, auto value) {
+    LT(cublasLtMatmulDescSetAttribute)(desc, key, &value, sizeof value);
+  };
   set(CUBLASLT_MATMUL_DESC_TRANSA, o.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, o.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_EPILOGUE, o.epilogue);
@@ -77,8 +81,8 @@ cublasStatus_t multiply(const Matrix& a, const Matrix& b, const Matrix& d, const
   LT(cublasLtMatrixLayoutCreate)(&lb, b.type, b.rows, b.columns, b.rows);
   LT(cublasLtMatrixLayoutCreate)(&ld, d.type, d.rows, d.columns, d.rows);
   float alpha = 1;
-  auto status = LT(cublasLtMatmul)(handle, desc, &alpha, (void*)a.device.p, la, (void*)b.device.p, lb, &o.beta, (void*)d_at, ld,
-                                   (void*)d_at, ld, nullptr, nullptr, 0, (cudaStream_t)stream);
+  auto status = LT(cublasLtMatmul)(handle, desc, &alpha, (void*)a.device.p, la, (void*)b.device.p, lb, &o.beta,
+                                   (void*)d_at, ld, (void*)d_at, ld, nullptr, nullptr, 0, (cudaStream_t)stream);
   LT(cublasLtMatrixLayoutDestroy)(la);
   LT(cublasLtMatrixLayoutDestroy)(lb);
   LT(cublasLtMatrixLayoutDestroy)(ld);
@@ -96,19 +100,26 @@ void check(const std::string& name, const Matrix& a, const Matrix& b, const Matr
   for (int r = 0; r < d.rows; r++)
     for (int c = 0; c < d.columns; c++) {
       double w = want(r, c), g = got[c * d.rows + r];
-      if (!(std::abs(g - w) <= limit * (1 + std::abs(w)))) return fail(name + ": element (" + std::to_string(r) + "," + std::to_string(c) + ") is " + std::to_string(g) + ", want " + std::to_string(w));
+      if (!(std::abs(g - w) <= limit * (1 + std::abs(w))))
+        return fail(name + ": element (" + std::to_string(r) + "," + std::to_string(c) + ") is " + std::to_string(g) +
+                    ", want " + std::to_string(w));
     }
 }
 
 double dot(const Matrix& a, const Matrix& b, const Options& o, int r, int c) {
   int k = o.transpose_a ? a.rows : a.columns;
   double sum = 0;
-  for (int i = 0; i < k; i++) sum += (double)(o.transpose_a ? a.at(i, r) : a.at(r, i)) * (o.transpose_b ? b.at(c, i) : b.at(i, c));
+  for (int i = 0; i < k; i++)
+    sum += (double)(o.transpose_a ? a.at(i, r) : a.at(r, i)) * (o.transpose_b ? b.at(c, i) : b.at(i, c));
   return sum;
 }
 
-double gelu(double x) { return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
-double gelu_slope(double x) { return (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5; }
+double gelu(double x) {
+  return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+double gelu_slope(double x) {
+  return (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5;
+}
 
 void test_type(cudaDataType type) {
   Session s;
@@ -134,10 +145,12 @@ void test_type(cudaDataType type) {
     with.aux = aux.device.p;
     check(case_name + " GELU_AUX_BIAS", a, b, d, with, [&](int r, int c) { return gelu(biased(r, c)); });
     std::vector<float> kept = aux.read();
-    for (int i = 0; i < m * n; i++) expect(std::abs(kept[i] - biased(i % m, i / m)) < 2e-2, case_name + " GELU_AUX_BIAS: aux");
+    for (int i = 0; i < m * n; i++)
+      expect(std::abs(kept[i] - biased(i % m, i / m)) < 2e-2, case_name + " GELU_AUX_BIAS: aux");
 
     with.epilogue = CUBLASLT_EPILOGUE_DGELU;
-    check(case_name + " DGELU", a, b, d, with, [&](int r, int c) { return product(r, c) * gelu_slope(kept[c * m + r]); });
+    check(case_name + " DGELU", a, b, d, with,
+          [&](int r, int c) { return product(r, c) * gelu_slope(kept[c * m + r]); });
 
     with.epilogue = CUBLASLT_EPILOGUE_BGRADA;
     check(case_name + " BGRADA", a, b, d, with, product);
@@ -169,14 +182,16 @@ void test_type(cudaDataType type) {
 void test_refusals() {
   Session s;
   Matrix a(s, CUDA_R_32F, 8, 4, 1), b(s, CUDA_R_32F, 4, 6, 2), d(s, CUDA_R_32F, 8, 6, 3), half(s, CUDA_R_16BF, 4, 6, 4);
-  expect(multiply(a, b, d, {}, d.device.p + 16, nullptr) == CUBLAS_STATUS_INVALID_VALUE, "a result past its allocation");
+  expect(multiply(a, b, d, {}, d.device.p + 16, nullptr) == CUBLAS_STATUS_INVALID_VALUE,
+         "a result past its allocation");
   expect(multiply(a, d, d, {}, d.device.p, nullptr) == CUBLAS_STATUS_INVALID_VALUE, "shapes that do not fit");
   expect(multiply(a, half, d, {}, d.device.p, nullptr) == CUBLAS_STATUS_NOT_SUPPORTED, "mixed operand types");
   Options o;
   o.epilogue = CUBLASLT_EPILOGUE_BIAS;
   expect(multiply(a, b, d, o, d.device.p, nullptr) == CUBLAS_STATUS_INVALID_VALUE, "BIAS without a bias");
   cublasLtMatmulDesc_t desc;
-  expect(LT(cublasLtMatmulDescCreate)(&desc, CUBLAS_COMPUTE_16F, CUDA_R_16F) == CUBLAS_STATUS_NOT_SUPPORTED, "sums in half precision");
+  expect(LT(cublasLtMatmulDescCreate)(&desc, CUBLAS_COMPUTE_16F, CUDA_R_16F) == CUBLAS_STATUS_NOT_SUPPORTED,
+         "sums in half precision");
   setenv("CUEMU_NO_CUBLASLT", "1", 1);
   cublasLtHandle_t none;
   expect(LT(cublasLtCreate)(&none) == CUBLAS_STATUS_NOT_INITIALIZED, "CUEMU_NO_CUBLASLT");
@@ -195,7 +210,8 @@ void test_order() {
   OK(cuStreamSynchronize(stream));
   std::vector<float> v;
   OK(s.read(copy, &v));
-  for (int i = 0; i < 48; i++) expect(std::abs(v[i] - dot(a, b, {}, i % 8, i / 8)) < 1e-5, "the order of a product and a kernel");
+  for (int i = 0; i < 48; i++)
+    expect(std::abs(v[i] - dot(a, b, {}, i % 8, i / 8)) < 1e-5, "the order of a product and a kernel");
 }
 
 }  // namespace

@@ -11,18 +11,23 @@ void test_arguments() {
   CUfunction copy = s.function("copy");
   Buffer x = s.floats(ramp(64)), y = s.floats(64);
   int n = 64;
-  expect_error("null kernelParams", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, nullptr, nullptr), CUDA_ERROR_INVALID_VALUE, "kernelParams is missing");
+  expect_error("null kernelParams", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, nullptr, nullptr),
+               CUDA_ERROR_INVALID_VALUE, "kernelParams is missing");
   void* two[] = {&y.p, &x.p, (void*)16};  // the third is what happens to lie behind
-  expect_error("argument missing", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, two, nullptr), CUDA_ERROR_INVALID_VALUE, "cannot be read");
+  expect_error("argument missing", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, two, nullptr),
+               CUDA_ERROR_INVALID_VALUE, "cannot be read");
   CUdeviceptr number = 64;
   void* swapped[] = {&y.p, &number, &x.p};
-  expect_error("arguments swapped", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, swapped, nullptr), CUDA_ERROR_INVALID_VALUE, "should be a device pointer");
+  expect_error("arguments swapped", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, swapped, nullptr),
+               CUDA_ERROR_INVALID_VALUE, "should be a device pointer");
   float host[64];
   float* host_pointer = host;
   void* of_host[] = {&y.p, &host_pointer, &n};
-  expect_error("host pointer", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, of_host, nullptr), CUDA_ERROR_INVALID_VALUE, "should be a device pointer");
+  expect_error("host pointer", cuLaunchKernel(copy, 1, 1, 1, 64, 1, 1, 0, nullptr, of_host, nullptr),
+               CUDA_ERROR_INVALID_VALUE, "should be a device pointer");
   OK(cuMemFree(x.p));
-  expect_error("freed pointer", launch(copy, {1}, {64}, 0, nullptr, y.p, x.p, n), CUDA_ERROR_INVALID_VALUE, "a freed allocation");
+  expect_error("freed pointer", launch(copy, {1}, {64}, 0, nullptr, y.p, x.p, n), CUDA_ERROR_INVALID_VALUE,
+               "a freed allocation");
 
   size_t offset, size;
   OK(cuFuncGetParamInfo(copy, 2, &offset, &size));
@@ -34,14 +39,21 @@ void test_sizes() {
   Session s;
   CUfunction copy = s.function("copy"), bounded = s.function("bounded");
   Buffer x = s.floats(ramp(64)), y = s.floats(128);
-  expect_error("empty grid", launch(copy, {0}, {64}, 0, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE, "out of range");
-  expect_error("wide grid", launch(copy, {1, 65536}, {64}, 0, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE, "out of range");
-  expect_error("1025 threads", launch(copy, {1}, {1025}, 0, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE, "limit is 1024");
-  expect_error("more threads than __launch_bounds__", launch(bounded, {1}, {128}, 0, nullptr, y.p), CUDA_ERROR_INVALID_VALUE, "limit is 64");
-  expect_error("64 KiB of shared memory", launch(copy, {1}, {64}, 65536, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE, "cuFuncSetAttribute");
+  expect_error("empty grid", launch(copy, {0}, {64}, 0, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE,
+               "out of range");
+  expect_error("wide grid", launch(copy, {1, 65536}, {64}, 0, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE,
+               "out of range");
+  expect_error("1025 threads", launch(copy, {1}, {1025}, 0, nullptr, y.p, x.p, 64), CUDA_ERROR_INVALID_VALUE,
+               "limit is 1024");
+  expect_error("more threads than __launch_bounds__", launch(bounded, {1}, {128}, 0, nullptr, y.p),
+               CUDA_ERROR_INVALID_VALUE, "limit is 64");
+  expect_error("64 KiB of shared memory", launch(copy, {1}, {64}, 65536, nullptr, y.p, x.p, 64),
+               CUDA_ERROR_INVALID_VALUE, "cuFuncSetAttribute");
   OK(cuFuncSetAttribute(copy, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 65536));
   OK(launch(copy, {1}, {64}, 65536, nullptr, y.p, x.p, 64));
-  expect_error("512 KiB of shared memory", cuFuncSetAttribute(copy, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 1 << 19), CUDA_ERROR_INVALID_VALUE);
+  expect_error("512 KiB of shared memory",
+               cuFuncSetAttribute(copy, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 1 << 19),
+               CUDA_ERROR_INVALID_VALUE);
 }
 
 void test_images() {
@@ -49,13 +61,17 @@ void test_images() {
   CUfunction f;
   CUmodule m;
   expect_error("no such kernel", cuModuleGetFunction(&f, s.module, "nothing"), CUDA_ERROR_NOT_FOUND);
-  expect_error("kernel not registered", cuModuleGetFunction(&f, s.module, "not_registered"), CUDA_ERROR_NOT_FOUND, "not registered");
-  expect_error("kernel not in the image", cuModuleGetFunction(&f, s.module, "only_in_emulator"), CUDA_ERROR_NOT_FOUND, "not in the module image");
-  expect_error("other arguments", cuModuleGetFunction(&f, s.module, "other_arguments"), CUDA_ERROR_INVALID_IMAGE, "stale build");
+  expect_error("kernel not registered", cuModuleGetFunction(&f, s.module, "not_registered"), CUDA_ERROR_NOT_FOUND,
+               "not registered");
+  expect_error("kernel not in the image", cuModuleGetFunction(&f, s.module, "only_in_emulator"), CUDA_ERROR_NOT_FOUND,
+               "not in the module image");
+  expect_error("other arguments", cuModuleGetFunction(&f, s.module, "other_arguments"), CUDA_ERROR_INVALID_IMAGE,
+               "stale build");
   std::string rubbish(100, 'x');
   expect_error("rubbish", cuModuleLoadData(&m, rubbish.c_str()), CUDA_ERROR_INVALID_IMAGE, "no cubin");
   expect_error("no such file", cuModuleLoad(&m, "/nowhere/image"), CUDA_ERROR_FILE_NOT_FOUND);
-  std::string ptx = ".version 8.0\n.target sm_80\n.visible .entry copy(.param .u64 a, .param .u64 b, .param .u32 c) { ret; }\n";
+  std::string ptx =
+      ".version 8.0\n.target sm_80\n.visible .entry copy(.param .u64 a, .param .u64 b, .param .u32 c) { ret; }\n";
   OK(cuModuleLoadData(&m, ptx.c_str()));
   OK(cuModuleGetFunction(&f, m, "copy"));
   ptx = ".version 8.0\n.visible .entry copy(.param .u64 a, .param .u64 b, .param .u64 c) { ret; }\n";
@@ -81,7 +97,8 @@ void test_architectures() {
   Session s;
   CUmodule m;
   const int ptx = 1, cubin = 2;
-  expect_error("cubin for sm_90", cuModuleLoadData(&m, fatbin(cubin, 90).c_str()), CUDA_ERROR_NO_BINARY_FOR_GPU, "sm_90, nothing for this device");
+  expect_error("cubin for sm_90", cuModuleLoadData(&m, fatbin(cubin, 90).c_str()), CUDA_ERROR_NO_BINARY_FOR_GPU,
+               "sm_90, nothing for this device");
   expect_error("cubin for sm_86", cuModuleLoadData(&m, fatbin(cubin, 86).c_str()), CUDA_ERROR_NO_BINARY_FOR_GPU);
   expect_error("PTX for compute_90", cuModuleLoadData(&m, fatbin(ptx, 90).c_str()), CUDA_ERROR_NO_BINARY_FOR_GPU);
   OK(cuModuleLoadData(&m, fatbin(cubin, 80).c_str()));
@@ -96,7 +113,8 @@ void test_memory() {
   expect_error("copy from past the end", cuMemcpyDtoH(host.data(), x.p + 4, 256), CUDA_ERROR_INVALID_VALUE);
   expect_error("copy between, past the end", cuMemcpyDtoD(x.p + 4, y.p, 256), CUDA_ERROR_INVALID_VALUE);
   expect_error("memset past the end", cuMemsetD32(x.p, 0, 65), CUDA_ERROR_INVALID_VALUE);
-  expect_error("copy to a host pointer", cuMemcpyHtoD((CUdeviceptr)host.data(), host.data(), 4), CUDA_ERROR_INVALID_VALUE, "no device memory");
+  expect_error("copy to a host pointer", cuMemcpyHtoD((CUdeviceptr)host.data(), host.data(), 4),
+               CUDA_ERROR_INVALID_VALUE, "no device memory");
   OK(cuMemsetD32(x.p, 0x3f800000, 64));
   OK(s.read(x, &host));
   expect(host[0] == 1 && host[63] == 1, "memset");
@@ -138,12 +156,46 @@ void test_sticky() {
 void test_unknown() {
   Session s;
   size_t n;
-  expect_error("an entry point that is not there", cuCtxGetLimit(&n, CU_LIMIT_STACK_SIZE), CUDA_ERROR_NOT_SUPPORTED, "cuCtxGetLimit");
+  expect_error("an entry point that is not there", cuCtxGetLimit(&n, CU_LIMIT_STACK_SIZE), CUDA_ERROR_NOT_SUPPORTED,
+               "cuCtxGetLimit");
+}
+
+// Settings that the emulator reads when it needs them.
+void test_environment() {
+  setenv("CUEMU_NODEVICE", "1", 1);
+  expect_error("CUEMU_NODEVICE", cuInit(0), CUDA_ERROR_NO_DEVICE);
+  unsetenv("CUEMU_NODEVICE");
+  OK(cuInit(0));
+
+  Session s;
+  CUmodule m;
+  setenv("CUEMU_CC", "90", 1);
+  int major;
+  OK(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 0));
+  expect(major == 9, "CUEMU_CC");
+  OK(cuModuleLoadData(&m, fatbin(2, 90).c_str()));
+  unsetenv("CUEMU_CC");
+
+  CUstream stream;
+  float* host;
+  OK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+  OK(cuMemHostAlloc((void**)&host, 256, 0));
+  Buffer x = s.floats(ramp(64));
+  setenv("CUEMU_EAGER", "1", 1);
+  OK(cuMemcpyDtoHAsync(host, x.p, 256, stream));
+  unsetenv("CUEMU_EAGER");
+  expect(host[63] == 64, "CUEMU_EAGER");
+
+  setenv("CUEMU_RACES", "0", 1);
+  Buffer y = s.floats(64);
+  OK(run(s.function("two_threads_one_word"), {1}, {64}, 0, y.p, x.p, 1));
+  unsetenv("CUEMU_RACES");
 }
 
 }  // namespace
 
 void test_driver() {
+  test_environment();
   test_arguments();
   test_sizes();
   test_images();

@@ -36,9 +36,9 @@ void expect_nothing_alive(const std::string& when) {
   cuemuLive live;
   cuemuAlive(&live);
   if (live.allocations || live.bytes || live.contexts || live.modules || live.streams || live.events || live.graphs)
-    fail(when + ": " + std::to_string(live.allocations) + " allocations, " + std::to_string(live.contexts) + " contexts, " +
-         std::to_string(live.modules) + " modules, " + std::to_string(live.streams) + " streams, " + std::to_string(live.events) +
-         " events, " + std::to_string(live.graphs) + " graphs are alive");
+    fail(when + ": " + std::to_string(live.allocations) + " allocations, " + std::to_string(live.contexts) +
+         " contexts, " + std::to_string(live.modules) + " modules, " + std::to_string(live.streams) + " streams, " +
+         std::to_string(live.events) + " events, " + std::to_string(live.graphs) + " graphs are alive");
 }
 
 void test_live() {

@@ -37,7 +37,9 @@ KERNEL read_null(float* y, const float* x, int broken) {
 CUEMU_KERNEL(read_null)
 
 // x holds a pointer to read from: host memory, or memory that was freed.
-KERNEL follow_pointer(float* y, const float* const* x) { y[threadIdx.x] = (*x)[threadIdx.x]; }
+KERNEL follow_pointer(float* y, const float* const* x) {
+  y[threadIdx.x] = (*x)[threadIdx.x];
+}
 CUEMU_KERNEL(follow_pointer)
 
 KERNEL misaligned_vector(float* y, const float* x, int broken) {
@@ -191,8 +193,10 @@ CUEMU_KERNEL(block_reads_another)
 
 KERNEL sum_without_atomic(float* y, const float* x, int broken) {
   int i = blockIdx.x * 64 + threadIdx.x;
-  if (!broken) atomicAdd(y, x[i]);
-  else if (threadIdx.x == 0) *y += x[i];
+  if (!broken)
+    atomicAdd(y, x[i]);
+  else if (threadIdx.x == 0)
+    *y += x[i];
 }
 CUEMU_KERNEL(sum_without_atomic)
 
@@ -219,10 +223,14 @@ CUEMU_KERNEL(last_block_adds)
 
 KERNEL barrier_in_branch(float* y, const float* x, int broken) {
   int i = threadIdx.x;
-  if (!broken || i < 48) __syncthreads();
-  else __syncwarp(0xffff0000u);
-  if (broken && i >= 48) y[i] = __shfl_sync(0xffffffffu, x[i], 0);
-  else y[i] = x[i];
+  if (!broken || i < 48)
+    __syncthreads();
+  else
+    __syncwarp(0xffff0000u);
+  if (broken && i >= 48)
+    y[i] = __shfl_sync(0xffffffffu, x[i], 0);
+  else
+    y[i] = x[i];
 }
 CUEMU_KERNEL(barrier_in_branch)
 
@@ -290,8 +298,10 @@ KERNEL waits_for_one_too_few(float* y, const float* x, int broken) {  // two sta
     if (i < 8) cp_async16(s + 32 * stage + 4 * i, x + 32 * stage + 4 * i);
     cp_async_commit();
   }
-  if (broken) cp_async_wait<2>();
-  else cp_async_wait<1>();
+  if (broken)
+    cp_async_wait<2>();
+  else
+    cp_async_wait<1>();
   __syncthreads();
   if (i < 32) y[i] = s[i];
   cp_async_wait<0>();

@@ -39,7 +39,8 @@ inline void ok(CUresult r, const char* what) {
 // Expects a call to fail with this code, and a message with these words.
 inline void expect_error(const std::string& name, CUresult got, CUresult want, const std::string& words = "") {
   if (got != want) return fail(name + ": result " + std::to_string(got) + ", want " + std::to_string(want));
-  if (!words.empty() && message(got).find(words) == std::string::npos) fail(name + ": the message is \"" + message(got) + "\", want \"" + words + "\"");
+  if (!words.empty() && message(got).find(words) == std::string::npos)
+    fail(name + ": the message is \"" + message(got) + "\", want \"" + words + "\"");
 }
 
 struct Buffer {

@@ -8,8 +8,12 @@ namespace {
 constexpr int kSeeds = 25;
 
 // What an element of y should be, from x = 1, 2, 3, ….
-float same(int i) { return i + 1; }
-float reversed(int i) { return 64 - i; }
+float same(int i) {
+  return i + 1;
+}
+float reversed(int i) {
+  return 64 - i;
+}
 
 struct Case {
   const char* kernel;
@@ -33,11 +37,13 @@ const Case kCases[] = {
     {"uninitialised_shared", CUDA_SUCCESS, "", reversed},
     {"uninitialised_dynamic", CUDA_SUCCESS, "", reversed},
     {"read_after_write", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory", reversed},
-    {"write_after_read", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory", [](int i) { return 4 * same((i + 33) & 63) + 6; }},
+    {"write_after_read", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory",
+     [](int i) { return 4 * same((i + 33) & 63) + 6; }},
     {"write_after_write", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory"},
     {"broadcast_then_write", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory", [](int) { return 3.f; }},
     {"missing_syncwarp", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory", [](int i) { return same(i) + 1; }},
-    {"shuffle_is_no_barrier", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory", [](int i) { return same(i ^ 1) + same(i ^ 2); }},
+    {"shuffle_is_no_barrier", CUDA_ERROR_LAUNCH_FAILED, "race in shared memory",
+     [](int i) { return same(i ^ 1) + same(i ^ 2); }},
     {"global_in_block", CUDA_ERROR_LAUNCH_FAILED, "race in global memory", reversed},
     {"two_threads_one_word", CUDA_ERROR_LAUNCH_FAILED, "race in global memory"},
     {"blocks_share_a_word", CUDA_ERROR_LAUNCH_FAILED, "race between blocks", same, 4},
@@ -83,11 +89,15 @@ void test_case(const Case& c, int seed) {
   std::vector<float> y;
   cuemuSeed(seed);
   CUresult r = run_case(c, 0, &y);
-  if (r != CUDA_SUCCESS) fail(name + ", without its fault: " + message(r));
-  else expect(right(y, c.want), name + ", without its fault: wrong result");
+  if (r != CUDA_SUCCESS)
+    fail(name + ", without its fault: " + message(r));
+  else
+    expect(right(y, c.want), name + ", without its fault: wrong result");
   r = run_case(c, 1, &y);
-  if (c.error != CUDA_SUCCESS) expect_error(name, r, c.error, c.words);
-  else expect(r == CUDA_SUCCESS && !right(y, c.want), name + ": the fault does not show");
+  if (c.error != CUDA_SUCCESS)
+    expect_error(name, r, c.error, c.words);
+  else
+    expect(r == CUDA_SUCCESS && !right(y, c.want), name + ": the fault does not show");
 }
 
 // Kernels with other arguments.
@@ -114,7 +124,8 @@ void test_sums(int seed) {
       continue;
     }
     std::vector<float> sum;
-    expect(r == CUDA_SUCCESS && s.read(y, &sum) == CUDA_SUCCESS && sum[0] == 256 * 257 / 2, "sum by the last block" + at);
+    expect(r == CUDA_SUCCESS && s.read(y, &sum) == CUDA_SUCCESS && sum[0] == 256 * 257 / 2,
+           "sum by the last block" + at);
   }
 }
 
@@ -130,8 +141,10 @@ void test_stored_pointers(int seed) {
     if (what[0] == 'f') OK(cuMemFree(x.p));
     CUresult r = run(s.function("follow_pointer"), {1}, {64}, 0, y.p, table.p);
     std::string name = std::string("pointer to ") + what + " memory" + at;
-    if (what[0] == 'l') expect(r == CUDA_SUCCESS, name);
-    else expect_error(name, r, CUDA_ERROR_ILLEGAL_ADDRESS, what[0] == 'f' ? "a freed allocation" : "no device memory");
+    if (what[0] == 'l')
+      expect(r == CUDA_SUCCESS, name);
+    else
+      expect_error(name, r, CUDA_ERROR_ILLEGAL_ADDRESS, what[0] == 'f' ? "a freed allocation" : "no device memory");
   }
 }
 

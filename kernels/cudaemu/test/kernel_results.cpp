@@ -22,9 +22,12 @@ void test_collectives(int seed) {
     int lane = i % 32, base = i - lane;
     float prefix = 0;
     for (int k = base; k <= i; k++) prefix += k + 1;
-    float want[10] = {64 * 65 / 2, prefix, lane < 31 ? i + 2.f : i + 1.f, base + lane / 8 * 8 + 1.f, 1, 2, 54, 2, base + 31.f, 7};
+    float want[10] = {64 * 65 / 2, prefix, lane < 31 ? i + 2.f : i + 1.f, base + lane / 8 * 8 + 1.f, 1, 2, 54, 2,
+                      base + 31.f, 7};
     for (int k = 0; k < 10; k++)
-      if (v[k * 64 + i] != want[k]) return fail("collective " + std::to_string(k) + ", thread " + std::to_string(i) + ", seed " + std::to_string(seed) + ": " + std::to_string(v[k * 64 + i]) + ", want " + std::to_string(want[k]));
+      if (v[k * 64 + i] != want[k])
+        return fail("collective " + std::to_string(k) + ", thread " + std::to_string(i) + ", seed " +
+                    std::to_string(seed) + ": " + std::to_string(v[k * 64 + i]) + ", want " + std::to_string(want[k]));
   }
 }
 
@@ -66,7 +69,8 @@ void test_ldmatrix(int transposed) {
       unsigned row = lane / 4, column = lane % 4 * 2;
       unsigned low = 64 * m + (transposed ? 8 * column + row : 8 * row + column);
       unsigned high = 64 * m + (transposed ? 8 * (column + 1) + row : 8 * row + column + 1);
-      expect(words[4 * lane + m] == (low | high << 16), "ldmatrix, transposed " + std::to_string(transposed) + ", lane " + std::to_string(lane));
+      expect(words[4 * lane + m] == (low | high << 16),
+             "ldmatrix, transposed " + std::to_string(transposed) + ", lane " + std::to_string(lane));
     }
 }
 

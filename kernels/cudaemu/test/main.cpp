@@ -30,8 +30,12 @@ int main(int argc, char** argv) {
   struct {
     const char* name;
     void (*run)();
-  } tests[] = {{"kernel results", test_kernel_results}, {"counters", test_counters}, {"driver", test_driver},
-               {"streams", test_streams},               {"cublasLt", test_cublaslt}, {"kernel faults", test_kernel_faults},
+  } tests[] = {{"kernel results", test_kernel_results},
+               {"counters", test_counters},
+               {"driver", test_driver},
+               {"streams", test_streams},
+               {"cublasLt", test_cublaslt},
+               {"kernel faults", test_kernel_faults},
                {"failures on demand", test_failures}};  // the last loses the device
   for (auto& t : tests) {
     int before = failures;

@@ -11,7 +11,9 @@ struct bf16 {
   extern __shared__ __align__(128) char name##_bytes[]; \
   T* name = reinterpret_cast<T*>(name##_bytes)
 
-__device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+__device__ inline unsigned shared_address(const void* p) {
+  return (unsigned)__cvta_generic_to_shared(p);
+}
 __device__ inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -32,9 +34,13 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* p) {
 __device__ inline void cp_async16(void* s, const void* g) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(shared_address(s)), "l"(g) : "memory");
 }
-__device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ inline void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int N>
-__device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+__device__ inline void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 #define CUEMU_KERNEL(name)
 #define CUEMU_GLOBAL(name)
 #else

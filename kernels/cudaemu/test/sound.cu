@@ -28,10 +28,14 @@ KERNEL copy_strided(float* y, const float* x, int n, int stride) {
 }
 CUEMU_KERNEL(copy_strided)
 
-KERNEL scale(float* y, const float* x) { y[threadIdx.x] = x[threadIdx.x] * factor[3]; }
+KERNEL scale(float* y, const float* x) {
+  y[threadIdx.x] = x[threadIdx.x] * factor[3];
+}
 CUEMU_KERNEL(scale)
 
-KERNEL exponentials(float* y, const float* x) { y[threadIdx.x] = expf(x[threadIdx.x]) + rsqrtf(x[threadIdx.x]); }
+KERNEL exponentials(float* y, const float* x) {
+  y[threadIdx.x] = expf(x[threadIdx.x]) + rsqrtf(x[threadIdx.x]);
+}
 CUEMU_KERNEL(exponentials)
 
 // Each lane writes and reads the word lane·stride of shared memory.
@@ -59,8 +63,10 @@ KERNEL load_matrices(uint32_t* y, int row, int transposed) {
   for (int k = i; k < 32 * 8; k += 32) *(uint16_t*)(s + k / 8 * row + k % 8 * 2) = (uint16_t)k;
   __syncthreads();
   uint32_t r[4];
-  if (transposed) ldmatrix_x4_trans(r, s + i * row);
-  else ldmatrix_x4(r, s + i * row);
+  if (transposed)
+    ldmatrix_x4_trans(r, s + i * row);
+  else
+    ldmatrix_x4(r, s + i * row);
   for (int m = 0; m < 4; m++) y[4 * i + m] = r[m];
 }
 CUEMU_KERNEL(load_matrices)
@@ -84,8 +90,16 @@ KERNEL collectives(float* y, const float* x) {
   int all = __all_sync(0xffffffffu, lane < 32), any = __any_sync(0xffffffffu, lane == 40);
   int count = __syncthreads_count(x[i] > 10.f), either = __syncthreads_or(i == 3), both = __syncthreads_and(i == 3);
   unsigned largest = __reduce_max_sync(0xffffffffu, (unsigned)i);
-  float results[10] = {part[0] + part[1], prefix, next, first, even == 0x55555555u ? 1.f : 0.f, (float)(all * 2 + any),
-                       (float)count, (float)(either * 2 + both), (float)largest, 7};
+  float results[10] = {part[0] + part[1],
+                       prefix,
+                       next,
+                       first,
+                       even == 0x55555555u ? 1.f : 0.f,
+                       (float)(all * 2 + any),
+                       (float)count,
+                       (float)(either * 2 + both),
+                       (float)largest,
+                       7};
   for (int k = 0; k < 10; k++) y[k * 64 + i] = results[k];
 }
 CUEMU_KERNEL(collectives)
@@ -97,7 +111,8 @@ KERNEL gemm(float* C, const bf16* A, const bf16* B, int N, int K) {
   int lane = threadIdx.x, row = blockIdx.y * 16, column = blockIdx.x * 8;
   auto fetch = [&](int stage, int k) {
     cp_async16(&a[stage][lane / 2][lane % 2 * 8], A + (size_t)(row + lane / 2) * K + k + lane % 2 * 8);
-    if (lane < 16) cp_async16(&b[stage][lane / 2][lane % 2 * 8], B + (size_t)(column + lane / 2) * K + k + lane % 2 * 8);
+    if (lane < 16)
+      cp_async16(&b[stage][lane / 2][lane % 2 * 8], B + (size_t)(column + lane / 2) * K + k + lane % 2 * 8);
   };
   float c[4] = {};
   fetch(0, 0);
@@ -121,7 +136,13 @@ KERNEL gemm(float* C, const bf16* A, const bf16* B, int N, int K) {
 CUEMU_KERNEL(gemm)
 
 // Only in the image, and only in the emulator with other arguments.
-KERNEL not_registered(float* y) { y[0] = 1; }
-KERNEL other_arguments(float* y, long long n) { y[0] = (float)n; }
-KERNEL __launch_bounds__(64) bounded(float* y) { y[threadIdx.x] = 1; }
+KERNEL not_registered(float* y) {
+  y[0] = 1;
+}
+KERNEL other_arguments(float* y, long long n) {
+  y[0] = (float)n;
+}
+KERNEL __launch_bounds__(64) bounded(float* y) {
+  y[threadIdx.x] = 1;
+}
 CUEMU_KERNEL(bounded)

@@ -103,7 +103,9 @@ void test_dependency(const char* name, bool (*f)(Streams&, bool), bool always_se
     OK(cuCtxSetCurrent(bad.context));
     seen += !f(bad, true);
   }
-  expect(always_seen ? seen == kSeeds : seen > 0, std::string(name) + ": the missing dependency shows at " + std::to_string(seen) + " of " + std::to_string(kSeeds) + " seeds");
+  expect(always_seen ? seen == kSeeds : seen > 0, std::string(name) + ": the missing dependency shows at " +
+                                                      std::to_string(seen) + " of " + std::to_string(kSeeds) +
+                                                      " seeds");
 }
 
 void test_default_stream() {
@@ -128,7 +130,8 @@ void test_graph() {
   s.order(s.b, s.a);
   OK(cuMemcpyDtoDAsync(y.p, mid.p, N * 4, s.a));
   CUdeviceptr p;
-  expect_error("allocation in a capture", cuMemAlloc(&p, 16), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "during a stream capture");
+  expect_error("allocation in a capture", cuMemAlloc(&p, 16), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+               "during a stream capture");
   CUgraph graph;
   OK(cuStreamEndCapture(s.a, &graph));
   CUgraphExec executable;
