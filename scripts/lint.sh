@@ -13,7 +13,7 @@ fi
 
 CGO_ENABLED=0 go vet ./...
 CGO_ENABLED=0 go run "$STATICCHECK" ./...
-shellcheck .ci/run scripts/*.sh bench/*/*.sh
+shellcheck .ci/run scripts/*.sh bench/*/*.sh kernels/cudaemu/src/*.sh
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
