@@ -18,7 +18,7 @@ func evalCommand() *cli.Command {
 			&cli.StringFlag{Name: "run", Usage: "`folder` of a run: its last vl or retrieval checkpoint"},
 			&cli.StringFlag{Name: "checkpoint", Usage: "checkpoint `folder`, or file of weights, safetensors or torch, together with -c or --preset"},
 			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
-			threadsFlag, precisionFlag, rerankFlag),
+			deviceFlag, threadsFlag, precisionFlag, rerankFlag),
 		Action: eval,
 	}
 }
