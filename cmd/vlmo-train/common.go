@@ -16,6 +16,7 @@ import (
 
 	"vlmo-train/kernels"
 	"vlmo-train/kernels/cpu"
+	"vlmo-train/kernels/cuda"
 	"vlmo-train/kernels/ref"
 	"vlmo-train/train"
 	"vlmo-train/train/config"
@@ -30,6 +31,7 @@ var (
 	strictFlag    = &cli.BoolFlag{Name: "strict", Usage: "stop at the first unreadable picture instead of skipping up to 1 %"}
 	threadsFlag   = &cli.IntFlag{Name: "threads", Usage: "worker threads, 0 is one a processor; results do not depend on it"}
 	precisionFlag = &cli.StringFlag{Name: "precision", Usage: "fp32 or bf16, of the blocks' activations and products (default: the configuration's)"}
+	deviceFlag    = &cli.StringFlag{Name: "device", Usage: "cpu, cuda, cuda:`N`, auto (a GPU where there is one) or ref (slow, for checking); default: the configuration's"}
 	rerankFlag    = &cli.IntFlag{Name: "rerank", Usage: "let the last vl stage's matching head reorder the best `K` candidates"}
 )
 
@@ -48,8 +50,16 @@ func openDevice(name config.Device, threads int) (kernels.Device, error) {
 		return cpu.New(cpu.Options{Threads: threads})
 	case config.Ref:
 		return ref.New(), nil
+	case config.Auto:
+		if dev, err := cuda.New(0); err == nil {
+			return dev, nil
+		}
+		return cpu.New(cpu.Options{Threads: threads})
 	}
-	return nil, usageError{fmt.Sprintf("unknown device %q, want cpu or ref", name)}
+	if n, ok := name.GPU(); ok {
+		return cuda.New(n)
+	}
+	return nil, usageError{fmt.Sprintf("unknown device %q, want cpu, cuda, cuda:N, auto or ref", name)}
 }
 
 // newRun applies the common flags to a configuration and opens its device.
@@ -59,6 +69,9 @@ func newRun(c *cli.Context, cfg *config.Run) (*train.Run, error) {
 	}
 	if c.IsSet("out") {
 		cfg.Out = c.String("out")
+	}
+	if c.IsSet("device") {
+		cfg.Device = config.Device(c.String("device"))
 	}
 	if c.IsSet("threads") {
 		cfg.Threads = c.Int("threads")

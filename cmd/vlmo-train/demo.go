@@ -25,7 +25,7 @@ func demoCommand() *cli.Command {
 		Usage: "train all stages on emoji and find texts by picture and pictures by text",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "preset", Value: "demo", Usage: "demo (minutes) or emoji-hour"},
-			seedFlag, outFlag, threadsFlag, rerankFlag, resumeFlag,
+			seedFlag, outFlag, deviceFlag, threadsFlag, rerankFlag, resumeFlag,
 		},
 		Action: demo,
 	}

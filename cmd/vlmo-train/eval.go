@@ -14,7 +14,7 @@ func evalCommand() *cli.Command {
 		Usage: "evaluate a checkpoint in image-text retrieval",
 		Flags: slices.Concat(configFlags(), savedModelFlags, []cli.Flag{
 			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
-			threadsFlag, precisionFlag, rerankFlag}),
+			deviceFlag, threadsFlag, precisionFlag, rerankFlag}),
 		Action: eval,
 	}
 }

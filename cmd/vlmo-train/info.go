@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vlmo-train/kernels/cpu"
+	"vlmo-train/kernels/cuda"
 	"vlmo-train/train"
 	"vlmo-train/train/config"
 )
@@ -44,7 +45,7 @@ func info(c *cli.Context) error {
 			isas = append(isas, name)
 		}
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "version   %s\nmachine   %s\nmemory    %s\nthreads   %d\nkernels   %s\ndevice    %s\nspeed     %.1f GFLOP/s in matrix products\n",
-		train.Version(), train.Machine(), train.Memory(), runtime.GOMAXPROCS(0), strings.Join(isas, ", "), dev.Name(), speed/1e9)
+	_, err = fmt.Fprintf(c.App.Writer, "version   %s\nmachine   %s\nmemory    %s\nthreads   %d\nkernels   %s\ndevice    %s\nspeed     %.1f GFLOP/s in matrix products\ngpu       %s\n",
+		train.Version(), train.Machine(), train.Memory(), runtime.GOMAXPROCS(0), strings.Join(isas, ", "), dev.Name(), speed/1e9, strings.Join(cuda.Describe(), "\n          "))
 	return err
 }

@@ -16,7 +16,7 @@ func verifyCommand() *cli.Command {
 		Name:      "verify",
 		Usage:     "compare with tensors of the original code, such as testdata/parity",
 		ArgsUsage: "FOLDER…",
-		Flags:     []cli.Flag{&cli.StringFlag{Name: "device", Value: "cpu", Usage: "cpu or ref"}, threadsFlag},
+		Flags:     []cli.Flag{&cli.StringFlag{Name: "device", Value: "cpu", Usage: "cpu, cuda, cuda:`N`, auto or ref"}, threadsFlag},
 		Action:    verifyAction,
 	}
 }

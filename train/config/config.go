@@ -11,6 +11,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -49,13 +50,28 @@ type Run struct {
 // Device names a kernel backend.
 type Device string
 
-// The backends.
+// The backends. "cuda:n" is GPU number n.
 const (
-	CPU Device = "cpu" // optimised kernels
-	Ref Device = "ref" // plain loops, for checking
+	CPU  Device = "cpu"  // optimised kernels
+	Ref  Device = "ref"  // plain loops, for checking
+	CUDA Device = "cuda" // the first GPU
+	Auto Device = "auto" // a GPU where there is one, or the CPU
 )
 
-func (Device) legal() []string { return []string{string(CPU), string(Ref)} }
+func (Device) legal() []string {
+	return []string{string(CPU), string(Ref), string(Auto), string(CUDA)}
+}
+
+// GPU returns the number of the GPU that d names.
+func (d Device) GPU() (n int, ok bool) {
+	rest, ok := strings.CutPrefix(string(d), string(CUDA))
+	if !ok || rest == "" {
+		return 0, ok
+	}
+	digits, ok := strings.CutPrefix(rest, ":")
+	n, err := strconv.Atoi(digits)
+	return n, ok && err == nil && n >= 0
+}
 
 // Precision names a number format.
 type Precision string

@@ -221,7 +221,7 @@ func TestParseErrors(t *testing.T) {
 		{"model: 3\n", []string{`f.yaml:1: model: wants a mapping of keys to values, not "3"`}},
 		{"seed: -1\n", []string{"f.yaml:1: seed: wants a whole number from 0"}},
 		{"model:\n  layer_scale: .nan\n", []string{"model.layer_scale: wants a number"}},
-		{"device: gpu\n", []string{`f.yaml:1: device: "gpu" is none of cpu, ref; did you mean "cpu"?`}},
+		{"device: gpu\n", []string{`f.yaml:1: device: "gpu" is none of cpu, ref, auto, cuda; did you mean "cpu"?`}},
 		{"model:\n  position: relativ\n", []string{`did you mean "relative"?`}},
 		{"stages:\n  - name: a\n    kind: visoin\n", []string{`f.yaml:3: stages.0.kind: "visoin" is none of tokenizer, vision`, `did you mean "vision"?`}},
 		{"stages:\n  - kind: vl\n", []string{"f.yaml:2: stages.0: a stage needs a name"}},

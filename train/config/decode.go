@@ -287,7 +287,13 @@ func scalar(n ast.Node) (string, bool) {
 func setScalar(v reflect.Value, text string) error {
 	if v.Kind() == reflect.String {
 		if t, ok := v.Interface().(interface{ legal() []string }); ok {
-			if err := oneOf(text, t.legal()); err != nil {
+			kind := text
+			if _, ok := t.(Device); ok {
+				if _, gpu := Device(text).GPU(); gpu {
+					kind = string(CUDA)
+				}
+			}
+			if err := oneOf(kind, t.legal()); err != nil {
 				return err
 			}
 		}

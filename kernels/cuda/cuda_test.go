@@ -1,0 +1,284 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"io"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+
+	"gorgonia.org/cu"
+
+	"vlmo-train/kernels"
+	"vlmo-train/kernels/conformance"
+	"vlmo-train/kernels/ref"
+	"vlmo-train/rng"
+)
+
+func open(t *testing.T) *device {
+	d, err := New(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.(io.Closer).Close() })
+	return d.(*device)
+}
+
+func TestConformance(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	conformance.Run(t, func() (kernels.Device, error) { return New(0) })
+}
+
+func noDriver() bool {
+	_, err := cu.NumDevices()
+	return err != nil
+}
+
+// Without a driver the program runs and says what is missing.
+func TestNoDriver(t *testing.T) {
+	if !noDriver() {
+		t.Skip("there is a driver")
+	}
+	if _, err := New(0); err == nil || !strings.Contains(err.Error(), "libcuda.so.1") {
+		t.Errorf("New: %v", err)
+	}
+	if lines := Describe(); len(lines) != 1 || !strings.Contains(lines[0], "install the NVIDIA driver") {
+		t.Errorf("Describe: %q", lines)
+	}
+}
+
+func TestNoSuchGPU(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	if _, err := New(99); err == nil || !strings.Contains(err.Error(), "no GPU 99") {
+		t.Error(err)
+	}
+}
+
+// A wrong argument is an error that names the kernel; nothing is launched.
+func TestWrongArguments(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	for name, c := range map[string]struct {
+		spoil func(l *launch) *launch
+		want  string
+	}{
+		"too few":  {func(l *launch) *launch { return l.int(1, 4) }, "kernel fill: 4 arguments, the image's takes 5"},
+		"too many": {func(l *launch) *launch { return l.int(1, 4).float(1, 1) }, "kernel fill: 6 arguments"},
+		"too wide": {func(l *launch) *launch { return l.int(1, 4).ptr(0) }, "kernel fill: argument 4 has 8 bytes, the image's has 4"},
+	} {
+		d := open(t)
+		m, err := d.Alloc(16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := kernels.Matrix(m, 0, kernels.F32, 1, 4)
+		d.start(c.spoil(d.elementwise("fill", 1, 4).tensor(y)))
+		if err := d.Sync(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// Mistakes in indices, which only the kernels see, are errors of the next Sync.
+func TestFaults(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	for code, build := range map[int]func(x, s, loss kernels.Tensor, index kernels.Tensor) kernels.Op{
+		faultRows: func(x, s, _, index kernels.Tensor) kernels.Op {
+			return &kernels.LayerNorm{X: x, Rows: index, Scale: s, Shift: s, Y: x}
+		},
+		faultIndex: func(x, _, _, index kernels.Tensor) kernels.Op {
+			return &kernels.Gather{Table: x, Index: index, Y: x}
+		},
+		faultLabel: func(x, _, loss, index kernels.Tensor) kernels.Op {
+			return &kernels.CrossEntropy{Logits: x, Label: index, Loss: loss}
+		},
+		faultPositive: func(x, s, loss, index kernels.Tensor) kernels.Op {
+			return &kernels.Contrast{Dot: x, LogScale: loss, RowGroup: index, ColGroup: kernels.Tensor{Mem: s.Mem, Type: kernels.I32, Rows: 1, Cols: 4, Stride: 4}, Loss: loss}
+		},
+	} {
+		d := open(t)
+		m, err := d.Alloc(256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index := kernels.Matrix(m, 128, kernels.I32, 1, 2)
+		d.Write(index, []int32{0, 7})
+		d.Run(build(kernels.Matrix(m, 0, kernels.F32, 2, 4), kernels.Matrix(m, 64, kernels.F32, 1, 4), kernels.Matrix(m, 96, kernels.F32, 1, 1), index))
+		if err := d.Sync(); err == nil || !strings.Contains(err.Error(), faults[code]) {
+			t.Errorf("fault %d: %v, want %q", code, err, faults[code])
+		}
+	}
+}
+
+// Uploads go around the staging slots more than once and land in order, among
+// ops that read what earlier ones brought.
+func TestUploads(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	d := open(t)
+	const n = slotBytes/4 + 1000 // a bit more than a slot
+	m, err := d.Alloc(8 * n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, sum := kernels.Matrix(m, 0, kernels.F32, 1, n), kernels.Matrix(m, 4*n, kernels.F32, 1, n)
+	src := make([]float32, n)
+	for round := range 2*slots + 1 {
+		for i := range src {
+			src[i] = float32(round*3 + i%7)
+		}
+		d.Write(x, src)
+		clear(src)
+		d.Run(&kernels.AddScaled{X: x, Y: sum, Alpha: 1})
+	}
+	got := make([]float32, n)
+	d.Read(got, sum)
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got {
+		rounds := 2*slots + 1
+		if want := float32(3*rounds*(rounds-1)/2 + rounds*(i%7)); v != want {
+			t.Fatalf("element %d = %v, want %v", i, v, want)
+		}
+	}
+}
+
+// Close gives all memory back, and later calls fail.
+func TestClose(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	used := func() int64 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		dev, err := cu.GetDevice(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, err := dev.RetainPrimaryCtx()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dev.ReleasePrimaryCtx()
+		if err := cu.SetCurrentContext(ctx); err != nil {
+			t.Fatal(err)
+		}
+		free, total, err := cu.MemInfo()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return total - free
+	}
+	keep := open(t) // the context stays
+	if err := keep.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	before := used()
+	d := open(t)
+	m, err := d.Alloc(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Run(&kernels.SumSquares{X: kernels.Matrix(m, 4, kernels.F32, 1, 1000), Y: kernels.Matrix(m, 0, kernels.F32, 1, 1)})
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := used(); after != before {
+		t.Errorf("%d bytes in use before, %d after", before, after)
+	}
+	if d.Sync() == nil {
+		t.Error("a closed device has no error")
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Heads wider than those of the conformance suite, against ref.
+func TestWideHeads(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	for _, typ := range []kernels.DType{kernels.F32, kernels.BF16} {
+		for _, dim := range []int{65, 96, 128} {
+			want, got := wideHeads(t, ref.New(), typ, dim), wideHeads(t, open(t), typ, dim)
+			limit := 1e-5
+			if typ == kernels.BF16 {
+				limit = 1.5e-2
+			}
+			for i, w := range want {
+				var e2, w2 float64
+				for j := range w {
+					e2 += (got[i][j] - w[j]) * (got[i][j] - w[j])
+					w2 += w[j] * w[j]
+				}
+				if err := math.Sqrt(e2 / w2); !(err < limit) {
+					t.Errorf("%v, dim %d, result %d: relative error %.2g, limit %.2g", typ, dim, i, err, limit)
+				}
+			}
+		}
+	}
+}
+
+// wideHeads runs attention and its gradients on fixed random operands and
+// returns Out, LSE, DQ, DK, DV and DTable.
+func wideHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int) (results [][]float64) {
+	const heads, window, text, words = 2, 6, 50, 45
+	n := words + 1 + window*window
+	src := rng.New(rng.Key{Seed: uint64(dim)})
+	tensor := func(typ kernels.DType, rows, cols int) kernels.Tensor {
+		m, err := dev.Alloc(rows * cols * typ.Size())
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := kernels.Matrix(m, 0, typ, rows, cols)
+		floats, halves := make([]float32, rows*cols), make([]uint16, rows*cols)
+		for i := range floats {
+			floats[i] = float32(src.Norm())
+			halves[i] = kernels.RoundBF16(floats[i])
+		}
+		if typ == kernels.BF16 {
+			dev.Write(x, halves)
+		} else {
+			dev.Write(x, floats)
+		}
+		return x
+	}
+	d := heads * dim
+	bias := kernels.RelativeBias{Window: window, Text: text}
+	bias.Table = tensor(kernels.F32, bias.Rows(), heads)
+	o := &kernels.Attention{Q: tensor(typ, n, d), K: tensor(typ, n, d), V: tensor(typ, n, d), Heads: heads, Scale: float32(1 / math.Sqrt(float64(dim))),
+		Sequences: []kernels.Sequence{{TextLen: words, ImageOff: words, ImageLen: 1 + window*window}}, Bias: bias,
+		Out: tensor(typ, n, d), LSE: tensor(kernels.F32, n, heads)}
+	g := &kernels.AttentionGrad{Q: o.Q, K: o.K, V: o.V, Out: o.Out, DOut: tensor(typ, n, d), LSE: o.LSE, Heads: heads, Scale: o.Scale, Sequences: o.Sequences,
+		Bias: bias, DQ: tensor(typ, n, d), DK: tensor(typ, n, d), DV: tensor(typ, n, d), DTable: tensor(kernels.F32, bias.Rows(), heads)}
+	dev.Run(o)
+	dev.Run(g)
+	for _, x := range []kernels.Tensor{o.Out, o.LSE, g.DQ, g.DK, g.DV, g.DTable} {
+		values, floats, halves := make([]float64, x.Len()), make([]float32, x.Len()), make([]uint16, x.Len())
+		if x.Type == kernels.BF16 {
+			dev.Read(halves, x)
+		} else {
+			dev.Read(floats, x)
+		}
+		for i := range values {
+			values[i] = float64(floats[i]) + float64(kernels.FromBF16(halves[i]))
+		}
+		results = append(results, values)
+	}
+	if err := dev.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	return results
+}

@@ -1,0 +1,411 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"math"
+
+	"vlmo-train/kernels"
+)
+
+const (
+	chunk     = 8    // elements that a thread treats
+	threads   = 256  // of a block, where rows do not ask for more
+	maxRow    = 4096 // columns that the threads of a block hold in registers
+	maxGroups = 256  // blocks whose partial sums are added up
+	maxGridYZ = 65535
+)
+
+func ceil(n, by int) int { return (n + by - 1) / by }
+
+// kernel begins the launch of a kernel.
+func (d *device) kernel(name string, grid, block dim) *launch {
+	d.next = launch{k: d.kernels[name], grid: grid, block: block}
+	if d.next.k == nil {
+		d.fail("there is no kernel %s", name)
+	}
+	return &d.next
+}
+
+// start enqueues a launch whose arguments are complete.
+func (d *device) start(l *launch) {
+	if d.err != nil {
+		return
+	}
+	if l.grid.y > maxGridYZ || l.grid.z > maxGridYZ {
+		d.fail("kernel %s: a grid of %d × %d × %d blocks is too large", l.k.name, l.grid.x, l.grid.y, l.grid.z)
+		return
+	}
+	if err := l.check(); err != nil {
+		d.err = err
+		return
+	}
+	d.commands <- command{launch: *l}
+}
+
+// elementwise begins the launch of a kernel with a thread for each chunk of
+// rows × cols elements.
+func (d *device) elementwise(name string, rows, cols int) *launch {
+	return d.kernel(name, dim{ceil(rows*ceil(cols, chunk), threads), 1, 1}, dim{threads, 1, 1})
+}
+
+// flatten views tensors of one shape as a single row where none has gaps.
+func flatten(ts ...*kernels.Tensor) (rows, cols int) {
+	rows, cols = ts[0].Rows, ts[0].Cols
+	if rows*cols > math.MaxInt32/2 {
+		return rows, cols
+	}
+	for _, t := range ts {
+		if !t.Contiguous() {
+			return rows, cols
+		}
+	}
+	for _, t := range ts {
+		*t = t.Reshape(1, rows*cols)
+	}
+	return 1, rows * cols
+}
+
+// unary runs an elementwise kernel from x to y.
+func (d *device) unary(name string, x, y kernels.Tensor) {
+	if rows, cols := flatten(&x, &y); rows*cols > 0 {
+		d.start(d.elementwise(name, rows, cols).tensor(x).tensor(y).int(rows, cols))
+	}
+}
+
+// binary runs an elementwise kernel from x and dy to dx.
+func (d *device) binary(name string, x, dy, dx kernels.Tensor) {
+	if rows, cols := flatten(&x, &dy, &dx); rows*cols > 0 {
+		d.start(d.elementwise(name, rows, cols).tensor(x).tensor(dy).tensor(dx).int(rows, cols))
+	}
+}
+
+// rowBlock returns the threads of a block that share rows of the given length,
+// and how many rows it treats.
+func rowBlock(rows, cols, limit int) dim {
+	x := min((ceil(cols, chunk)+31)&^31, limit)
+	return dim{x, max(1, min(threads/x, rows)), 1}
+}
+
+// rowKernel begins the launch of a kernel whose blocks hold whole rows.
+func (d *device) rowKernel(name string, rows, cols, maxBlocks int) *launch {
+	if cols > maxRow {
+		d.fail("kernel %s: %d columns, at most %d fit", name, cols, maxRow)
+	}
+	b := rowBlock(rows, cols, maxRow/chunk)
+	return d.kernel(name, dim{min(ceil(rows, b.y), maxBlocks), 1, 1}, b)
+}
+
+// finishColumns adds count rows of partial sums, stride floats apart, to out.
+func (d *device) finishColumns(partial uintptr, stride, count int, out kernels.Tensor) {
+	d.start(d.kernel("column_finish", dim{ceil(out.Cols, 32), 1, 1}, dim{32, 8, 1}).
+		ptr(partial).int(stride, count).vector(out).int(out.Cols))
+}
+
+// finishScalar adds weight times the sum of count numbers to out.
+func (d *device) finishScalar(partial uintptr, count int, weight float32, out kernels.Tensor) {
+	d.start(d.kernel("scalar_finish", dim{1, 1, 1}, dim{threads, 1, 1}).ptr(partial).int(count).float(weight).vector(out))
+}
+
+func (d *device) faultArgs(l *launch, code int) *launch { return l.ptr(uintptr(d.fault)).int(code) }
+
+func (d *device) dispatch(op kernels.Op) {
+	switch o := op.(type) {
+	case *kernels.MatMul:
+		d.matMul(o)
+	case *kernels.ColumnSum:
+		d.columnSum(o)
+	case *kernels.LayerNorm:
+		d.layerNorm(o)
+	case *kernels.LayerNormGrad:
+		d.layerNormGrad(o)
+	case *kernels.Residual:
+		d.residual(o)
+	case *kernels.ResidualGrad:
+		d.residualGrad(o)
+	case *kernels.Gather:
+		d.gather(o)
+	case *kernels.ScatterAdd:
+		d.scatterAdd(o)
+	case *kernels.Patchify:
+		d.patchify(o)
+	case *kernels.Dropout:
+		d.dropout(o)
+	case *kernels.Tanh:
+		d.unary("tanh_forward", o.X, o.Y)
+	case *kernels.TanhGrad:
+		d.binary("tanh_grad", o.Y, o.DY, o.DX)
+	case *kernels.Gelu:
+		d.unary("gelu_forward", o.X, o.Y)
+	case *kernels.GeluGrad:
+		d.binary("gelu_grad", o.X, o.DY, o.DX)
+	case *kernels.Copy:
+		d.unary("copy", o.X, o.Y)
+	case *kernels.AddScaled:
+		x, y := o.X, o.Y
+		if rows, cols := flatten(&x, &y); rows*cols > 0 {
+			d.start(d.elementwise("add_scaled", rows, cols).tensor(x).tensor(y).int(rows, cols).float(o.Alpha))
+		}
+	case *kernels.Fill:
+		y := o.Y
+		if rows, cols := flatten(&y); rows*cols > 0 {
+			d.start(d.elementwise("fill", rows, cols).tensor(y).int(rows, cols).float(o.Value))
+		}
+	case *kernels.Normalize:
+		if r, n := o.X.Rows, o.X.Cols; r*n > 0 {
+			d.start(d.rowKernel("normalize", r, n, r).tensor(o.X).tensor(o.Y).vector(o.Norm).int(r, n))
+		}
+	case *kernels.NormalizeGrad:
+		if r, n := o.Y.Rows, o.Y.Cols; r*n > 0 {
+			d.start(d.rowKernel("normalize_grad", r, n, r).tensor(o.Y).tensor(o.DY).vector(o.Norm).tensor(o.DX).int(r, n))
+		}
+	case *kernels.Attention:
+		d.attention(o)
+	case *kernels.AttentionGrad:
+		d.attentionGrad(o)
+	case *kernels.CrossEntropy:
+		d.crossEntropy(o)
+	case *kernels.Contrast:
+		d.contrast(o)
+	case *kernels.SampleNegative:
+		if r, n := o.Dot.Rows, o.Dot.Cols; r > 0 {
+			d.start(d.lossKernel("sample_negative", r, n).tensor(o.Dot).vector(o.LogScale).vector(o.RowGroup).vector(o.ColGroup).
+				vector(o.RowID).vector(o.ColID).int(int(o.Key[0]), int(o.Key[1])).vector(o.Index).int(r, n))
+		}
+	case *kernels.BinaryCrossEntropy:
+		d.elementLoss("binary_cross_entropy", o.Logits, o.Target, o.Weight, o.Loss, o.DLogits)
+	case *kernels.SquaredError:
+		d.elementLoss("squared_error", o.X, o.Target, o.Weight, o.Loss, o.DX)
+	case *kernels.ArgMax:
+		if r, n := o.X.Rows, o.X.Cols; r > 0 {
+			d.start(d.lossKernel("arg_max", r, n).tensor(o.X).vector(o.Index).int(r, n))
+		}
+	case *kernels.SumSquares:
+		d.sumSquares(o)
+	case *kernels.AdamW:
+		d.adamW(o)
+	default:
+		d.fail("unknown op %s (%T)", op.Name(), op)
+	}
+}
+
+func (d *device) columnSum(o *kernels.ColumnSum) {
+	r, n := o.X.Rows, o.X.Cols
+	if r*n == 0 {
+		return
+	}
+	groups := min(ceil(r, 64), 128)
+	partial := d.reserve(&d.scratch, 4*groups*n)
+	d.start(d.kernel("column_partials", dim{ceil(n, 32*chunk), groups, 1}, dim{32, 8, 1}).tensor(o.X).ptr(partial).int(r, n))
+	d.finishColumns(partial, n, groups, o.Y)
+}
+
+func (d *device) layerNorm(o *kernels.LayerNorm) {
+	r, n := o.Y.Rows, o.Y.Cols
+	if r*n == 0 {
+		return
+	}
+	l := d.rowKernel("layernorm", r, n, r).tensor(o.X).vector(o.Rows).vector(o.Scale).vector(o.Shift).tensor(o.Y).
+		vector(o.Mean).vector(o.Rstd).int(r, n, o.X.Rows).float(o.Eps)
+	d.start(d.faultArgs(l, faultRows))
+}
+
+func (d *device) layerNormGrad(o *kernels.LayerNormGrad) {
+	r, n := o.DY.Rows, o.DY.Cols
+	if r*n == 0 {
+		return
+	}
+	l := d.rowKernel("layernorm_grad", r, n, maxGroups)
+	groups := l.grid.x * l.block.y
+	var partial uintptr
+	if !o.DScale.IsZero() {
+		partial = d.reserve(&d.scratch, 4*2*groups*n)
+	}
+	l.tensor(o.X).vector(o.Rows).tensor(o.DY).vector(o.Scale).vector(o.Mean).vector(o.Rstd).tensor(o.DX).
+		ptr(partial).int(r, n, o.X.Rows).bool(o.Accumulate)
+	d.start(d.faultArgs(l, faultRows))
+	if partial != 0 {
+		d.finishColumns(partial, 2*n, groups, o.DScale)
+		d.finishColumns(partial+uintptr(4*n), 2*n, groups, o.DShift)
+	}
+}
+
+func (d *device) residual(o *kernels.Residual) {
+	n := o.X.Cols
+	if o.X.Len() == 0 {
+		return
+	}
+	rows, list := o.X.Rows, o.Rows
+	var from uintptr
+	if !list.IsZero() {
+		if o.Z == o.X { // the other rows are in place
+			rows = list.Cols
+		} else {
+			from = d.reserve(&d.scratch, 4*rows)
+			d.start(d.kernel("rows_clear", dim{ceil(rows, threads), 1, 1}, dim{threads, 1, 1}).ptr(from).int(rows))
+			if list.Cols > 0 {
+				l := d.kernel("rows_invert", dim{ceil(list.Cols, threads), 1, 1}, dim{threads, 1, 1}).
+					vector(list).ptr(from).int(list.Cols, rows)
+				d.start(d.faultArgs(l, faultRows))
+			}
+			list = kernels.Tensor{}
+		}
+	}
+	if rows == 0 {
+		return
+	}
+	l := d.elementwise("residual", rows, n).tensor(o.X).ptr(from).vector(list).tensor(o.Y).vector(o.Gamma).vector(o.Keep).
+		tensor(o.Z).int(rows, n, o.X.Rows)
+	d.start(d.faultArgs(l, faultRows))
+}
+
+func (d *device) residualGrad(o *kernels.ResidualGrad) {
+	r, n := o.DY.Rows, o.DY.Cols
+	if r*n == 0 {
+		return
+	}
+	l := d.rowKernel("residual_grad", r, n, maxGroups)
+	groups := l.grid.x * l.block.y
+	var partial uintptr
+	if !o.DGamma.IsZero() {
+		partial = d.reserve(&d.scratch, 4*groups*n)
+	}
+	l.tensor(o.DZ).vector(o.Rows).tensor(o.Y).vector(o.Gamma).vector(o.Keep).tensor(o.DY).ptr(partial).int(r, n, o.DZ.Rows)
+	d.start(d.faultArgs(l, faultRows))
+	if partial != 0 {
+		d.finishColumns(partial, n, groups, o.DGamma)
+	}
+}
+
+func (d *device) gather(o *kernels.Gather) {
+	r, n := o.Y.Rows, o.Y.Cols
+	if r*n == 0 {
+		return
+	}
+	l := d.elementwise("gather", r, n).tensor(o.Table).vector(o.Index).tensor(o.Y).int(r, n, o.Table.Rows).bool(o.Accumulate)
+	d.start(d.faultArgs(l, faultIndex))
+}
+
+func (d *device) scatterAdd(o *kernels.ScatterAdd) {
+	r, n := o.Y.Rows, o.Y.Cols
+	if r*n == 0 {
+		return
+	}
+	l := d.kernel("scatter_add", dim{r, ceil(n, 32*chunk), 1}, dim{32, 8, 1}).
+		tensor(o.Y).vector(o.Index).tensor(o.Table).int(r, n, o.Table.Rows)
+	d.start(d.faultArgs(l, faultIndex))
+}
+
+func (d *device) patchify(o *kernels.Patchify) {
+	if o.Y.Len() == 0 {
+		return
+	}
+	d.start(d.elementwise("patchify", o.Y.Rows, o.Y.Cols).tensor(o.X).tensor(o.Y).int(o.Y.Rows, o.Channels, o.Height, o.Width, o.Size))
+}
+
+func (d *device) dropout(o *kernels.Dropout) {
+	r, n := o.X.Rows, o.X.Cols
+	if r*n == 0 {
+		return
+	}
+	rate := float64(o.Rate)
+	threshold := uint32(math.Ceil(rate * (1 << 32))) // Rate < 1: at most 2³² − 2⁸
+	d.start(d.elementwise("dropout", r, n).tensor(o.X).vector(o.Row).tensor(o.Y).int(r, n).
+		int(int(o.Key[0]), int(o.Key[1]), int(threshold)).float(float32(1 / (1 - rate))))
+}
+
+// lossKernel begins the launch of a kernel whose threads walk along rows of
+// any length.
+func (d *device) lossKernel(name string, rows, cols int) *launch {
+	b := rowBlock(rows, cols, threads)
+	return d.kernel(name, dim{ceil(rows, b.y), 1, 1}, b)
+}
+
+func (d *device) crossEntropy(o *kernels.CrossEntropy) {
+	r, n := o.Logits.Rows, o.Logits.Cols
+	if r == 0 {
+		return
+	}
+	partial := d.reserve(&d.scratch, 4*r)
+	l := d.lossKernel("cross_entropy", r, n).tensor(o.Logits).vector(o.Label).float(o.Weight).ptr(partial).tensor(o.DLogits).int(r, n)
+	d.start(d.faultArgs(l, faultLabel))
+	d.finishScalar(partial, r, o.Weight, o.Loss)
+}
+
+func (d *device) contrast(o *kernels.Contrast) {
+	r, n := o.Dot.Rows, o.Dot.Cols
+	if r == 0 {
+		return
+	}
+	partial := d.reserve(&d.scratch, 2*4*r)
+	back := partial + uintptr(4*r)
+	l := d.lossKernel("contrast", r, n).tensor(o.Dot).vector(o.LogScale).vector(o.RowGroup).vector(o.ColGroup).float(o.Weight).
+		ptr(partial).ptr(back).tensor(o.DDot).int(r, n).bool(o.Accumulate)
+	d.start(d.faultArgs(l, faultPositive))
+	d.finishScalar(partial, r, 1, o.Loss)
+	if !o.DLogScale.IsZero() {
+		d.finishScalar(back, r, 1, o.DLogScale)
+	}
+}
+
+func (d *device) elementLoss(name string, x, target kernels.Tensor, weight float32, loss, dx kernels.Tensor) {
+	r, n := x.Rows, x.Cols
+	if r*n == 0 {
+		return
+	}
+	partial := d.reserve(&d.scratch, 4*r)
+	d.start(d.lossKernel(name, r, n).tensor(x).tensor(target).float(weight).ptr(partial).tensor(dx).int(r, n))
+	d.finishScalar(partial, r, weight, loss)
+}
+
+func (d *device) sumSquares(o *kernels.SumSquares) {
+	x := o.X
+	rows, cols := flatten(&x)
+	if rows*cols == 0 {
+		return
+	}
+	groups := min(ceil(rows*ceil(cols, chunk), 4*threads), 1024)
+	partial := d.reserve(&d.scratch, 4*groups)
+	d.start(d.kernel("square_partials", dim{groups, 1, 1}, dim{threads, 1, 1}).tensor(x).ptr(partial).int(rows, cols))
+	d.finishScalar(partial, groups, 1, o.Y)
+}
+
+func (d *device) adamW(o *kernels.AdamW) {
+	n := o.P.Cols
+	if n == 0 {
+		return
+	}
+	b1, b2, step := float64(o.Beta1), float64(o.Beta2), float64(o.Step)
+	rate := float64(o.Rate) * math.Sqrt(1-math.Pow(b2, step)) / (1 - math.Pow(b1, step))
+	d.start(d.elementwise("adamw", 1, n).tensor(o.P).tensor(o.M).tensor(o.V).tensor(o.Grad).tensor(o.Half).int(n).
+		float(float32(rate), float32(float64(o.Rate)*float64(o.Decay)), o.Beta1, float32(1-b1), o.Beta2, float32(1-b2), o.Eps, o.GradScale))
+}
+
+// Tiles of the matrix products.
+const (
+	tileF32, threadsF32   = 64, 64
+	tileBF16, threadsBF16 = 128, 256
+)
+
+func (d *device) matMul(o *kernels.MatMul) {
+	m, n, k := o.Dims()
+	if m == 0 || n == 0 && o.Sum.IsZero() {
+		return
+	}
+	name, tile, size := "gemm_f32_", tileF32, threadsF32
+	if o.A.Type == kernels.BF16 {
+		name, tile, size = "gemm_bf16_", tileBF16, threadsBF16
+	}
+	switch {
+	case o.TransA && o.TransB:
+		name += "tt"
+	case o.TransA:
+		name += "tn"
+	case o.TransB:
+		name += "nt"
+	default:
+		name += "nn"
+	}
+	d.start(d.kernel(name, dim{max(1, ceil(n, tile)), ceil(m, tile), 1}, dim{size, 1, 1}).tensor(o.A).tensor(o.B).tensor(o.C).
+		vector(o.Bias).tensor(o.Pre).vector(o.Sum).int(m, n, k, int(o.Act)).bool(o.Accumulate))
+}

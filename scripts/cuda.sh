@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Builds or tests the program with its CUDA kernels.
+#
+#   scripts/cuda.sh build          # bin/vlmo-train for NVIDIA GPUs from sm_80 on; starts without a driver too
+#   scripts/cuda.sh test [SEED…]   # the kernels on the CPU, through kernels/cudaemu, in the thread orders of the seeds
+#
+# It needs Go, gcc and g++, and python3 where NVCC is not set: then nvcc and the
+# headers come from PyPI. Everything lands in build/, bin/ and kernels/cuda/image.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -z "${NVCC-}" ]; then
+  variables=$(scripts/cuda-toolchain.sh)
+  eval "$variables"
+fi
+export NVCC CCCL_INCLUDE CUDA_INCLUDE CUBLAS_INCLUDE
+
+emulator=$PWD/build/cudaemu
+device=$PWD/kernels/cuda/device
+make_emulator() {
+  make --no-print-directory -C kernels/cudaemu B="$emulator" KERNELS="$device/all.cpp" INCLUDES="-I$device" "$@"
+}
+
+make_emulator "$emulator/shim/libcuda.a"
+export CGO_ENABLED=1 CGO_CFLAGS="-O1 -I$CUDA_INCLUDE" CGO_LDFLAGS="-L$emulator/shim -ldl"
+
+case ${1-} in
+build)
+  make --no-print-directory -C kernels/cuda
+  go build -tags cuda -trimpath -o bin/vlmo-train ./cmd/vlmo-train
+  ;;
+test)
+  shift
+  # The emulator is an sm_80; one architecture is enough, unless more are there.
+  make --no-print-directory -C kernels/cuda ARCHS="$(cat kernels/cuda/image/archs 2>/dev/null || echo 80)"
+  make_emulator "$emulator/lib/libcuda.so.1"
+  go test -tags cuda -c -o build/cuda.test ./kernels/cuda
+  go build -tags cuda -o build/vlmo-train-cuda ./cmd/vlmo-train
+  cd kernels/cuda
+  env -u LD_LIBRARY_PATH ../../build/cuda.test -test.run NoDriver
+  for seed in "${@:-1}"; do
+    echo "kernels in thread order $seed"
+    CUEMU_SEED=$seed LD_LIBRARY_PATH=$emulator/lib ../../build/cuda.test
+  done
+  cd ../..
+  LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda testdata/parity
+  ;;
+*)
+  echo "usage: scripts/cuda.sh build | test [SEED…]" >&2
+  exit 2
+  ;;
+esac
