@@ -142,10 +142,9 @@ __device__ inline void philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1
 }
 
 // An index that the host could not check leaves code in *fault, which the host
-// reads when it next waits; the thread then leaves the element out. All threads
-// of a kernel write the same code.
+// reads when it next waits; the thread then leaves the element out.
 __device__ inline bool in_range(int i, int n, int* fault, int code) {
   if (i >= 0 && i < n) return true;
-  *fault = code;
+  atomicExch(fault, code);
   return false;
 }
