@@ -113,7 +113,7 @@ func (d *device) attentionGrad(o *kernels.AttentionGrad) {
 	delta := d.reserve(&d.scratch, 4*o.Heads*(m+size*size))
 	pairs := delta + uintptr(4*o.Heads*m)
 	if m > 0 {
-		d.start(d.heads("attention_delta", ceil(m*o.Heads, 8), 1, 1, 256).tensor(o.Out).tensor(o.DOut).ptr(delta).int(m, o.Heads, dim))
+		d.start(d.heads("attention_delta", ceil(m*o.Heads, threads), 1, 1, threads).tensor(o.Out).tensor(o.DOut).ptr(delta).int(m, o.Heads, dim))
 		d.start(d.heads("attention_grad_q", ceil(longest, rowsBackward), o.Heads, n, 128).tensor(o.Q).tensor(o.K).tensor(o.V).
 			vector(o.Queries).int(m).ptr(at).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).ptr(delta).tensor(o.DQ).int(dim).float(o.Scale))
 	}

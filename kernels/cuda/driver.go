@@ -71,3 +71,17 @@ func freePinned(b []byte) {
 		C.cuMemFreeHost(unsafe.Pointer(&b[0]))
 	}
 }
+
+// destroyEvent and destroyStream do nothing for what was not made. The driver
+// lets work that is under way end first.
+func destroyEvent(e cu.Event) {
+	if e != (cu.Event{}) {
+		cu.DestroyEvent(&e)
+	}
+}
+
+func destroyStream(s cu.Stream) {
+	if s != (cu.Stream{}) {
+		s.Destroy()
+	}
+}

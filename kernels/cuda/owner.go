@@ -242,7 +242,11 @@ func (o *owner) release() {
 	}
 	for i := range o.slots {
 		freePinned(o.slots[i].host)
+		destroyEvent(o.slots[i].free)
 	}
 	freePinned(o.back)
+	destroyEvent(o.arrived)
+	destroyStream(o.copies)
+	destroyStream(o.compute)
 	o.dev.ReleasePrimaryCtx()
 }

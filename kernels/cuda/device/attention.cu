@@ -80,16 +80,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention(const void* q
 }
 CUEMU_KERNEL(attention)
 
-// delta[m, heads] = ⟨DOut, Out⟩ of each head; a warp an element
+// delta[m, heads] = ⟨DOut, Out⟩ of each head; a thread an element. The order is
+// that of ⟨DOut, V⟩ below: where a query has one key, both are equal to the bit.
 extern "C" __global__ void __launch_bounds__(256) attention_delta(const void* out, long long ol, const void* dout, long long dol, float* delta, int m, int heads, int dim) {
-  long long i = (long long)blockIdx.x * 8 + threadIdx.x / 32;
+  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (long long)m * heads) return;
   Tensor Out(out, ol), DOut(dout, dol);
   int row = i / heads, c0 = i % heads * dim;
   float s = 0;
-  for (int c = threadIdx.x % 32; c < dim; c += 32) s += Out.at(row, c0 + c) * DOut.at(row, c0 + c);
-  s = warp_sum(s);
-  if (threadIdx.x % 32 == 0) delta[i] = s;
+  for (int c = 0; c < dim; c++) s += DOut.at(row, c0 + c) * Out.at(row, c0 + c);
+  delta[i] = s;
 }
 CUEMU_KERNEL(attention_delta)
 

@@ -36,7 +36,7 @@ __device__ inline float log_sum_exp(const Tensor& X, int r, int n, float scale, 
 
 // loss[r] = −log softmax(X[r])[label[r]]; DX = weight·(softmax − one-hot), may
 // be X, optional
-extern "C" __global__ void __launch_bounds__(256) cross_entropy(const void* x, long long xl, const int* label, float weight, float* loss, void* dx, long long dxl, int R, int n, int* fault, int code) {
+extern "C" __global__ void __launch_bounds__(256, 4) cross_entropy(const void* x, long long xl, const int* label, float weight, float* loss, void* dx, long long dxl, int R, int n, int* fault, int code) {
   __shared__ float red[MAX_WARPS];
   Row row(R);
   Tensor X(x, xl), DX(dx, dxl);
@@ -60,7 +60,7 @@ CUEMU_KERNEL(cross_entropy)
 // With s = exp(*log_scale), l = s·dot and dl = weight·(softmax(l) − positives):
 // loss[r] = weight·CE(l, positives), DDOT (= or +=) s·dl, dlog[r] = Σ dl·l.
 // Positives are the columns of the row's group, uniformly weighted.
-extern "C" __global__ void __launch_bounds__(256) contrast(const void* dot, long long dl_, const float* log_scale, const int* row_group, const int* col_group, float weight, float* loss, float* dlog, void* ddot, long long ddl, int R, int n, int accumulate, int* fault, int code) {
+extern "C" __global__ void __launch_bounds__(256, 4) contrast(const void* dot, long long dl_, const float* log_scale, const int* row_group, const int* col_group, float weight, float* loss, float* dlog, void* ddot, long long ddl, int R, int n, int accumulate, int* fault, int code) {
   __shared__ float red[MAX_WARPS];
   Row row(R);
   Tensor X(dot, dl_), DX(ddot, ddl);
@@ -125,7 +125,7 @@ __device__ inline int row_best(float v, int c, float (&red)[MAX_WARPS], int (&co
 
 // index[r] = a column of another group, drawn from softmax(exp(*log_scale)·dot)
 // over those: the arg-max of logit + Gumbel noise; −1 where there is none
-extern "C" __global__ void __launch_bounds__(256) sample_negative(const void* dot, long long dl_, const float* log_scale, const int* row_group, const int* col_group, const int* row_id, const int* col_id, unsigned k0, unsigned k1, int* index, int R, int n) {
+extern "C" __global__ void __launch_bounds__(256, 4) sample_negative(const void* dot, long long dl_, const float* log_scale, const int* row_group, const int* col_group, const int* row_id, const int* col_id, unsigned k0, unsigned k1, int* index, int R, int n) {
   __shared__ float red[MAX_WARPS];
   __shared__ int col[MAX_WARPS];
   Row row(R);
@@ -146,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(256) sample_negative(const void* do
 CUEMU_KERNEL(sample_negative)
 
 // index[r] = the first column of the row's maximum
-extern "C" __global__ void __launch_bounds__(256) arg_max(const void* x, long long xl, int* index, int R, int n) {
+extern "C" __global__ void __launch_bounds__(256, 4) arg_max(const void* x, long long xl, int* index, int R, int n) {
   __shared__ float red[MAX_WARPS];
   __shared__ int col[MAX_WARPS];
   Row row(R);
@@ -167,7 +167,7 @@ CUEMU_KERNEL(arg_max)
 
 // loss[r] = Σ_c BCE(sigmoid(X), target), DX = weight·(sigmoid − target), may be
 // X, optional
-extern "C" __global__ void __launch_bounds__(256) binary_cross_entropy(const void* x, long long xl, const void* target, long long tl, float weight, float* loss, void* dx, long long dxl, int R, int n) {
+extern "C" __global__ void __launch_bounds__(256, 4) binary_cross_entropy(const void* x, long long xl, const void* target, long long tl, float weight, float* loss, void* dx, long long dxl, int R, int n) {
   __shared__ float red[MAX_WARPS];
   Row row(R);
   Tensor X(x, xl), T(target, tl), DX(dx, dxl);
@@ -189,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(256) binary_cross_entropy(const voi
 CUEMU_KERNEL(binary_cross_entropy)
 
 // loss[r] = Σ_c (X − target)², DX = 2·weight·(X − target), may be X, optional
-extern "C" __global__ void __launch_bounds__(256) squared_error(const void* x, long long xl, const void* target, long long tl, float weight, float* loss, void* dx, long long dxl, int R, int n) {
+extern "C" __global__ void __launch_bounds__(256, 4) squared_error(const void* x, long long xl, const void* target, long long tl, float weight, float* loss, void* dx, long long dxl, int R, int n) {
   __shared__ float red[MAX_WARPS];
   Row row(R);
   Tensor X(x, xl), T(target, tl), DX(dx, dxl);
