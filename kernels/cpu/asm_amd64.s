@@ -515,6 +515,37 @@ end:
 	VZEROUPPER
 	RET
 
+// func prefetchAVX2(p *byte, stride int, rows int, size int)
+// Requires: AVX, MMX+
+TEXT ·prefetchAVX2(SB), NOSPLIT, $0-32
+	MOVQ p+0(FP), AX
+	MOVQ stride+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ size+24(FP), BX
+	DECQ BX
+
+row:
+	TESTQ DX, DX
+	JEQ   end
+	MOVQ  BX, SI
+
+line:
+	PREFETCHT1 (AX)(SI*1)
+	SUBQ       $0x40, SI
+	CMPQ       SI, $0x00000000
+	JLT        first
+	JMP        line
+
+first:
+	PREFETCHT1 (AX)
+	ADDQ       CX, AX
+	DECQ       DX
+	JMP        row
+
+end:
+	VZEROUPPER
+	RET
+
 // func widenAVX2(y []float32, x []uint16)
 // Requires: AVX, AVX2
 TEXT ·widenAVX2(SB), NOSPLIT, $0-48
@@ -1422,6 +1453,137 @@ DATA c3f3aa53a<>+52(SB)/4, $0x3f3aa53a
 DATA c3f3aa53a<>+56(SB)/4, $0x3f3aa53a
 DATA c3f3aa53a<>+60(SB)/4, $0x3f3aa53a
 GLOBL c3f3aa53a<>(SB), RODATA|NOPTR, $64
+
+// func biasGeluAVX2(y []float32, pre []float32, b []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·biasGeluAVX2(SB), NOSPLIT, $0-72
+	VMOVUPS cc2af0000<>+0(SB), Y0
+	VMOVUPS c42b20000<>+0(SB), Y1
+	VMOVUPS c4b400000<>+0(SB), Y1
+	VMOVUPS c41600000<>+0(SB), Y2
+	MOVQ    y_base+0(FP), AX
+	MOVQ    pre_base+24(FP), CX
+	MOVQ    b_base+48(FP), DX
+	MOVQ    y_len+8(FP), BX
+	XORQ    SI, SI
+
+loop1:
+	CMPQ         BX, $0x00000008
+	JLT          next2
+	VMOVUPS      (AX)(SI*1), Y3
+	VMOVUPS      (DX)(SI*1), Y4
+	VADDPS       Y4, Y3, Y3
+	VMOVUPS      Y3, (CX)(SI*1)
+	VANDPS       c7fffffff<>+0(SB), Y3, Y4
+	VMINPS       Y4, Y2, Y4
+	VMULPS       Y4, Y4, Y5
+	VMOVAPS      Y4, Y6
+	VFMSUB213PS  Y5, Y4, Y6
+	VMULPS       c3f000000<>+0(SB), Y6, Y6
+	VMULPS       cbf000000<>+0(SB), Y5, Y5
+	VMAXPS       Y5, Y0, Y5
+	VMOVAPS      Y5, Y7
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y1, Y7
+	VSUBPS       Y1, Y7, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y5
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y5
+	VSUBPS       Y6, Y5, Y5
+	VMOVUPS      c3ab5112b<>+0(SB), Y6
+	VFMADD213PS  c3c091d81<>+0(SB), Y5, Y6
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y5, Y6
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y5, Y6
+	VFMADD213PS  c3efffffe<>+0(SB), Y5, Y6
+	VMOVUPS      c3f800000<>+0(SB), Y8
+	VFMADD213PS  Y8, Y5, Y6
+	VFMADD213PS  Y8, Y6, Y5
+	VPSLLD       $0x17, Y7, Y7
+	VPADDD       c3f000000<>+0(SB), Y7, Y7
+	VADDPS       Y5, Y5, Y5
+	VMULPS       Y7, Y5, Y5
+	VADDPS       c40400000<>+0(SB), Y4, Y6
+	VSUBPS       c40400000<>+0(SB), Y4, Y7
+	VMOVUPS      c3f800000<>+0(SB), Y8
+	VDIVPS       Y6, Y8, Y6
+	VMULPS       Y6, Y7, Y7
+	VMOVUPS      cb98bdd3b<>+0(SB), Y8
+	VFMADD213PS  cba6cc86d<>+0(SB), Y7, Y8
+	VFMADD213PS  c3a8d09f2<>+0(SB), Y7, Y8
+	VFMADD213PS  c3be2e218<>+0(SB), Y7, Y8
+	VFMADD213PS  cbc2bb40b<>+0(SB), Y7, Y8
+	VFMADD213PS  cbd418f9d<>+0(SB), Y7, Y8
+	VFMADD213PS  c3e6b8a31<>+0(SB), Y7, Y8
+	VFMADD213PS  cbf02639a<>+0(SB), Y7, Y8
+	VFMADD213PS  c3f3aa53a<>+0(SB), Y7, Y8
+	VMULPS       Y6, Y8, Y8
+	VMULPS       Y8, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMAXPS       Y3, Y6, Y3
+	VFNMADD231PS Y4, Y5, Y3
+	VMOVUPS      Y3, (AX)(SI*1)
+	ADDQ         $0x00000020, SI
+	SUBQ         $0x00000008, BX
+	JMP          loop1
+
+next2:
+	TESTQ        BX, BX
+	JEQ          done3
+	LEAQ         mask<>+32(SB), DI
+	NEGQ         BX
+	VMOVDQU      (DI)(BX*4), Y3
+	VMASKMOVPS   (AX)(SI*1), Y3, Y4
+	VMASKMOVPS   (DX)(SI*1), Y3, Y5
+	VADDPS       Y5, Y4, Y4
+	VMASKMOVPS   Y4, Y3, (CX)(SI*1)
+	VANDPS       c7fffffff<>+0(SB), Y4, Y5
+	VMINPS       Y5, Y2, Y5
+	VMULPS       Y5, Y5, Y2
+	VMOVAPS      Y5, Y6
+	VFMSUB213PS  Y2, Y5, Y6
+	VMULPS       c3f000000<>+0(SB), Y6, Y6
+	VMULPS       cbf000000<>+0(SB), Y2, Y2
+	VMAXPS       Y2, Y0, Y2
+	VMOVAPS      Y2, Y0
+	VFMADD132PS  c3fb8aa3b<>+0(SB), Y1, Y0
+	VSUBPS       Y1, Y0, Y1
+	VFNMADD231PS c3f318000<>+0(SB), Y1, Y2
+	VFNMADD231PS cb95e8083<>+0(SB), Y1, Y2
+	VSUBPS       Y6, Y2, Y2
+	VMOVUPS      c3ab5112b<>+0(SB), Y1
+	VFMADD213PS  c3c091d81<>+0(SB), Y2, Y1
+	VFMADD213PS  c3d2aac7c<>+0(SB), Y2, Y1
+	VFMADD213PS  c3e2aaa48<>+0(SB), Y2, Y1
+	VFMADD213PS  c3efffffe<>+0(SB), Y2, Y1
+	VMOVUPS      c3f800000<>+0(SB), Y6
+	VFMADD213PS  Y6, Y2, Y1
+	VFMADD213PS  Y6, Y1, Y2
+	VPSLLD       $0x17, Y0, Y0
+	VPADDD       c3f000000<>+0(SB), Y0, Y0
+	VADDPS       Y2, Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VADDPS       c40400000<>+0(SB), Y5, Y0
+	VSUBPS       c40400000<>+0(SB), Y5, Y1
+	VMOVUPS      c3f800000<>+0(SB), Y6
+	VDIVPS       Y0, Y6, Y0
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      cb98bdd3b<>+0(SB), Y6
+	VFMADD213PS  cba6cc86d<>+0(SB), Y1, Y6
+	VFMADD213PS  c3a8d09f2<>+0(SB), Y1, Y6
+	VFMADD213PS  c3be2e218<>+0(SB), Y1, Y6
+	VFMADD213PS  cbc2bb40b<>+0(SB), Y1, Y6
+	VFMADD213PS  cbd418f9d<>+0(SB), Y1, Y6
+	VFMADD213PS  c3e6b8a31<>+0(SB), Y1, Y6
+	VFMADD213PS  cbf02639a<>+0(SB), Y1, Y6
+	VFMADD213PS  c3f3aa53a<>+0(SB), Y1, Y6
+	VMULPS       Y0, Y6, Y6
+	VMULPS       Y6, Y2, Y2
+	VXORPS       Y0, Y0, Y0
+	VMAXPS       Y4, Y0, Y4
+	VFNMADD231PS Y5, Y2, Y4
+	VMASKMOVPS   Y4, Y3, (AX)(SI*1)
+
+done3:
+	VZEROUPPER
+	RET
 
 // func geluGradAVX2(dx []float32, dy []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
@@ -4182,6 +4344,37 @@ end:
 	VZEROUPPER
 	RET
 
+// func prefetchAVX512(p *byte, stride int, rows int, size int)
+// Requires: AVX, MMX+
+TEXT ·prefetchAVX512(SB), NOSPLIT, $0-32
+	MOVQ p+0(FP), AX
+	MOVQ stride+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ size+24(FP), BX
+	DECQ BX
+
+row:
+	TESTQ DX, DX
+	JEQ   end
+	MOVQ  BX, SI
+
+line:
+	PREFETCHT1 (AX)(SI*1)
+	SUBQ       $0x40, SI
+	CMPQ       SI, $0x00000000
+	JLT        first
+	JMP        line
+
+first:
+	PREFETCHT1 (AX)
+	ADDQ       CX, AX
+	DECQ       DX
+	JMP        row
+
+end:
+	VZEROUPPER
+	RET
+
 // func packPairsAVX512(dst *float32, src *uint16, stride int, k int)
 // Requires: AVX, AVX512F
 TEXT ·packPairsAVX512(SB), NOSPLIT, $0-32
@@ -5251,6 +5444,111 @@ DATA c3e800000<>+52(SB)/4, $0x3e800000
 DATA c3e800000<>+56(SB)/4, $0x3e800000
 DATA c3e800000<>+60(SB)/4, $0x3e800000
 GLOBL c3e800000<>(SB), RODATA|NOPTR, $64
+
+// func biasGeluAVX512(y []float32, pre []float32, b []float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·biasGeluAVX512(SB), NOSPLIT, $0-72
+	VMOVUPS c40fff7cf<>+0(SB), Z0
+	VMOVUPS geluPieces<>+0(SB), Z1
+	VMOVUPS geluPieces<>+64(SB), Z2
+	VMOVUPS geluPieces<>+128(SB), Z3
+	VMOVUPS geluPieces<>+192(SB), Z4
+	VMOVUPS geluPieces<>+256(SB), Z5
+	VMOVUPS geluPieces<>+320(SB), Z6
+	VMOVUPS geluPieces<>+384(SB), Z7
+	VMOVUPS geluPieces<>+448(SB), Z8
+	VMOVUPS geluPieces<>+512(SB), Z9
+	VMOVUPS geluPieces<>+576(SB), Z10
+	VMOVUPS geluPieces<>+640(SB), Z11
+	VMOVUPS geluPieces<>+704(SB), Z12
+	MOVQ    y_base+0(FP), AX
+	MOVQ    pre_base+24(FP), CX
+	MOVQ    b_base+48(FP), DX
+	MOVQ    y_len+8(FP), BX
+	XORQ    SI, SI
+
+loop1:
+	CMPQ         BX, $0x00000010
+	JLT          next2
+	VMOVUPS      (AX)(SI*1), Z13
+	VMOVUPS      (DX)(SI*1), Z14
+	VADDPS       Z14, Z13, Z13
+	VMOVUPS      Z13, (CX)(SI*1)
+	VPANDD       c7fffffff<>+0(SB), Z13, Z14
+	VMINPS       Z14, Z0, Z14
+	VMOVAPS      Z14, Z19
+	VMULPS       c40800000<>+0(SB), Z14, Z17
+	VCVTTPS2DQ   Z17, Z17
+	VCVTDQ2PS    Z17, Z18
+	VFNMADD231PS c3e800000<>+0(SB), Z18, Z19
+	VMOVAPS      Z17, Z18
+	VPERMI2PS    Z12, Z11, Z18
+	VMOVAPS      Z17, Z20
+	VPERMI2PS    Z10, Z9, Z20
+	VFMADD231PS  Z19, Z18, Z20
+	VMOVAPS      Z17, Z18
+	VPERMI2PS    Z8, Z7, Z18
+	VFMADD231PS  Z19, Z20, Z18
+	VMOVAPS      Z17, Z20
+	VPERMI2PS    Z6, Z5, Z20
+	VFMADD231PS  Z19, Z18, Z20
+	VMOVAPS      Z17, Z18
+	VPERMI2PS    Z4, Z3, Z18
+	VFMADD231PS  Z19, Z20, Z18
+	VMOVAPS      Z17, Z17
+	VPERMI2PS    Z2, Z1, Z17
+	VFMADD231PS  Z19, Z18, Z17
+	VPXORD       Z15, Z15, Z15
+	VMAXPS       Z13, Z15, Z13
+	VFNMADD231PS Z14, Z17, Z13
+	VMOVUPS      Z13, (AX)(SI*1)
+	ADDQ         $0x00000040, SI
+	SUBQ         $0x00000010, BX
+	JMP          loop1
+
+next2:
+	TESTQ        BX, BX
+	JEQ          done3
+	MOVL         $0x00000001, DI
+	SHLXL        BX, DI, DI
+	DECL         DI
+	KMOVW        DI, K1
+	VMOVUPS.Z    (AX)(SI*1), K1, Z13
+	VMOVUPS.Z    (DX)(SI*1), K1, Z14
+	VADDPS       Z14, Z13, Z13
+	VMOVUPS      Z13, K1, (CX)(SI*1)
+	VPANDD       c7fffffff<>+0(SB), Z13, Z14
+	VMINPS       Z14, Z0, Z14
+	VMOVAPS      Z14, Z17
+	VMULPS       c40800000<>+0(SB), Z14, Z0
+	VCVTTPS2DQ   Z0, Z0
+	VCVTDQ2PS    Z0, Z15
+	VFNMADD231PS c3e800000<>+0(SB), Z15, Z17
+	VMOVAPS      Z0, Z15
+	VPERMI2PS    Z12, Z11, Z15
+	VMOVAPS      Z0, Z11
+	VPERMI2PS    Z10, Z9, Z11
+	VFMADD231PS  Z17, Z15, Z11
+	VMOVAPS      Z0, Z9
+	VPERMI2PS    Z8, Z7, Z9
+	VFMADD231PS  Z17, Z11, Z9
+	VMOVAPS      Z0, Z7
+	VPERMI2PS    Z6, Z5, Z7
+	VFMADD231PS  Z17, Z9, Z7
+	VMOVAPS      Z0, Z5
+	VPERMI2PS    Z4, Z3, Z5
+	VFMADD231PS  Z17, Z7, Z5
+	VMOVAPS      Z0, Z0
+	VPERMI2PS    Z2, Z1, Z0
+	VFMADD231PS  Z17, Z5, Z0
+	VPXORD       Z16, Z16, Z16
+	VMAXPS       Z13, Z16, Z13
+	VFNMADD231PS Z14, Z0, Z13
+	VMOVUPS      Z13, K1, (AX)(SI*1)
+
+done3:
+	VZEROUPPER
+	RET
 
 // func geluGradAVX512(dx []float32, dy []float32, x []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2

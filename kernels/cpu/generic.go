@@ -9,11 +9,11 @@ import (
 
 var generic = isa{
 	name: "generic", mr: 4, nr: 4,
-	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, copyRows: copyRowsGeneric,
+	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, copyRows: copyRowsGeneric, prefetch: func(*byte, int, int, int) {},
 	widen: widenGeneric, narrow: narrowGeneric, addHalf: addHalfGeneric,
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
-	gelu: geluGeneric, geluGrad: geluGradGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
+	gelu: geluGeneric, geluGrad: geluGradGeneric, biasGelu: biasGeluGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
 	max: maxGeneric, dot: dotGeneric, expSum: expSumGeneric,
 	softmaxRows: softmaxRowsGeneric, softmaxGradRows: softmaxGradRowsGeneric, scaleRows: scaleRowsGeneric, dotRows: dotRowsGeneric,
 	layerNorm: layerNormGeneric, layerNormGrad: layerNormGradGeneric, adamW: adamWGeneric,
@@ -147,6 +147,13 @@ func geluGeneric(y, x []float32) {
 		v := float64(v)
 		y[i] = float32(v * phi(v))
 	}
+}
+
+func biasGeluGeneric(y, pre, b []float32) {
+	for i := range y {
+		pre[i] = y[i] + b[i]
+	}
+	geluGeneric(y, pre)
 }
 
 func geluGradGeneric(dx, dy, x []float32) {

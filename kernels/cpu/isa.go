@@ -20,6 +20,9 @@ type isa struct {
 	packCols func(dst, src *float32, stride, k int)
 	// copyRows copies rows of cols elements, from a distance of lds to one of ldd.
 	copyRows func(dst *float32, ldd int, src *float32, lds, rows, cols int)
+	// prefetch brings rows of size bytes, at least one, at a distance of stride
+	// bytes to the second-level cache.
+	prefetch func(p *byte, stride, rows, size int)
 
 	// gemmPairs is gemm of pairs of bfloat16s, k pairs deep; nil where the
 	// processor has no such instruction. packPairs and packColsPairs then make
@@ -41,6 +44,7 @@ type isa struct {
 
 	gelu     func(y, x []float32)
 	geluGrad func(dx, dy, x []float32)
+	biasGelu func(y, pre, b []float32) // pre = y + b, y = gelu(pre)
 	tanh     func(y, x []float32)
 	tanhGrad func(dx, dy, y []float32)
 

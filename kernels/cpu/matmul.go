@@ -131,6 +131,22 @@ func (o *matMul) do(w *worker, u int) {
 			for i := i0; i < i1; i += mcMax {
 				mc := min(mcMax, i1-i)
 				ap, ars, acs, panel := p.packA(aBuf, l, kc, i, mc)
+				// What the next block packs is fetched while this one computes.
+				var nextA, nextB coming
+				ni, nl, nj := i+mcMax, l, j
+				if ni >= i1 {
+					ni, nl = i0, l+depth
+				}
+				if nl >= p.steps {
+					nl, nj = 0, j+ncMax
+				}
+				if nj < j1 {
+					tiles, nk := blocks(nc, nr)*blocks(mc, mr), min(depth, p.steps-nl)
+					nextA = p.coming(o.A, o.TransA, ni, min(mcMax, i1-ni), nl, nk, tiles)
+					if w.weights == nil && (nl != l || nj != j) {
+						nextB = p.coming(o.B, !o.TransB, nj, min(ncMax, j1-nj), nl, nk, tiles)
+					}
+				}
 				for jj := 0; jj < nc; jj += nr {
 					var bp *float32
 					if kc > 0 {
@@ -139,6 +155,8 @@ func (o *matMul) do(w *worker, u int) {
 					for ii := 0; ii < mc; ii += mr {
 						ap := at(ap, ii/mr*panel)
 						cAt := (i+ii-first)*ldc + jj
+						nextA.fetch(w.isa)
+						nextB.fetch(w.isa)
 						if ii+mr <= mc && jj+nr <= nc {
 							p.gemm(kc, ap, ars, acs, bp, &c[cAt], ldc, add)
 							continue
@@ -171,9 +189,53 @@ func (o *matMul) do(w *worker, u int) {
 	}
 }
 
+// coming is the rows of an operand that are packed next. They are fetched a
+// few at a time while tiles are computed: waiting for memory would cost a
+// tenth of the time where a block has few columns.
+type coming struct {
+	first        *byte
+	stride, size int // of rows, in bytes
+	rows, done   int
+	together     int // rows fetched at a time
+}
+
+// coming returns rows i to i+m of t, steps l to l+k, or of its transpose, to
+// be fetched in so many times.
+func (p *product) coming(t kernels.Tensor, trans bool, i, m, l, k, times int) coming {
+	if p.pairs {
+		l, k = 2*l, min(2*k, p.k-2*l)
+	}
+	if trans {
+		i, m, l, k = l, k, i, m
+	}
+	if m <= 0 || k <= 0 {
+		return coming{}
+	}
+	c := coming{stride: t.Stride * t.Type.Size(), size: k * t.Type.Size(), rows: m, together: blocks(m, times)}
+	if at := i*t.Stride + l; p.half {
+		c.first = (*byte)(unsafe.Pointer(&t.BF16()[at]))
+	} else {
+		c.first = (*byte)(unsafe.Pointer(&t.F32()[at]))
+	}
+	return c
+}
+
+func (c *coming) fetch(s *isa) {
+	n := min(c.together, c.rows-c.done)
+	if n <= 0 {
+		return
+	}
+	s.prefetch((*byte)(unsafe.Add(unsafe.Pointer(c.first), c.done*c.stride)), c.stride, n, c.size)
+	c.done += n
+}
+
 // finish applies bias and activation to v, the columns from j on of row i, and
 // stores them where C is BF16. tmp is as long as v.
 func (o *matMul) finish(w *worker, v, tmp []float32, i, j int) {
+	if o.Act == kernels.GELU && o.C.Type != kernels.BF16 && !o.Bias.IsZero() && !o.Pre.IsZero() {
+		w.biasGelu(v, o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)], o.Bias.F32()[j:][:len(v)])
+		return
+	}
 	if !o.Bias.IsZero() {
 		w.add(v, o.Bias.F32()[j:][:len(v)])
 	}
@@ -248,9 +310,9 @@ func (p *product) whole(t kernels.Tensor, l, kc int) bool {
 
 // packA returns rows i to i+mc, steps l to l+kc of op(A): element (r, s) of a
 // tile is at ap[r·ars + s·acs], and the tiles of mr rows are panel elements
-// apart. Rows, kc steps each, serve where they lie if they follow each other
-// closely, and else in a copy: rows a page apart compete for the same few
-// lines of the cache.
+// apart. Rows, kc steps each, serve where they lie, but in a copy if they are
+// so far apart that those of a tile compete for fewer than four lines of the
+// first-level cache, each in as many ways as that has.
 func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs, panel int) {
 	w, t, mr := p.w, p.A, p.w.mr
 	if kc == 0 {
@@ -294,7 +356,7 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 		widenBlock(w, dst, t, i, mc, l, kc)
 	}
 	if src != nil {
-		if stride < 2*kc && mc%mr == 0 {
+		if (stride < 2*kc || stride%512 != 0) && mc%mr == 0 {
 			return &src[0], stride, 1, mr * stride
 		}
 		w.copyRows(&dst[0], kc, &src[0], stride, mc, kc)

@@ -29,6 +29,11 @@ func packTAVX2(dst *float32, src *float32, stride int, k int)
 //go:noescape
 func copyRowsAVX2(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
 
+// prefetchAVX2 brings rows of size bytes at a distance of stride bytes to the second-level cache.
+//
+//go:noescape
+func prefetchAVX2(p *byte, stride int, rows int, size int)
+
 // widenAVX2 sets y to x.
 //
 //go:noescape
@@ -48,6 +53,11 @@ func narrowAVX2(y []uint16, x []float32)
 //
 //go:noescape
 func geluAVX2(y []float32, x []float32)
+
+// biasGeluAVX2 sets pre to x = y + b, and y to x·Φ(x).
+//
+//go:noescape
+func biasGeluAVX2(y []float32, pre []float32, b []float32)
 
 // geluGradAVX2 sets dx to dy·(Φ(x) + x·φ(x)).
 //
@@ -174,6 +184,11 @@ func packTAVX512(dst *float32, src *float32, stride int, k int)
 //go:noescape
 func copyRowsAVX512(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
 
+// prefetchAVX512 brings rows of size bytes at a distance of stride bytes to the second-level cache.
+//
+//go:noescape
+func prefetchAVX512(p *byte, stride int, rows int, size int)
+
 // packPairsAVX512 makes k rows of 32 pairs from 2·k rows of elements.
 //
 //go:noescape
@@ -208,6 +223,11 @@ func narrowAVX512(y []uint16, x []float32)
 //
 //go:noescape
 func geluAVX512(y []float32, x []float32)
+
+// biasGeluAVX512 sets pre to x = y + b, and y to x·Φ(x).
+//
+//go:noescape
+func biasGeluAVX512(y []float32, pre []float32, b []float32)
 
 // geluGradAVX512 sets dx to dy·(Φ(x) + x·φ(x)).
 //

@@ -201,6 +201,35 @@ func (g *gen) copyRows() {
 	g.end()
 }
 
+// prefetch asks for rows of a matrix to be brought to the second-level cache.
+func (g *gen) prefetch() {
+	g.text("prefetch", "func(p *byte, stride, rows, size int)",
+		"brings rows of size bytes at a distance of stride bytes to the second-level cache.")
+	p := g.Load(g.Param("p"), g.GP64()).(reg.GPVirtual)
+	stride := g.Load(g.Param("stride"), g.GP64()).(reg.GPVirtual)
+	rows := g.Load(g.Param("rows"), g.GP64()).(reg.GPVirtual)
+	size := g.Load(g.Param("size"), g.GP64()).(reg.GPVirtual)
+	at := g.GP64()
+	g.DECQ(size)
+	g.Label("row")
+	g.TESTQ(rows, rows)
+	g.JEQ(operand.LabelRef("end"))
+	g.MOVQ(size, at)
+	g.Label("line") // from the last byte to the first, so that every line of the row is met
+	g.PREFETCHT1(operand.Mem{Base: p, Index: at, Scale: 1})
+	g.SUBQ(operand.U8(64), at)
+	g.CMPQ(at, operand.U32(0))
+	g.JLT(operand.LabelRef("first"))
+	g.JMP(operand.LabelRef("line"))
+	g.Label("first")
+	g.PREFETCHT1(operand.Mem{Base: p})
+	g.ADDQ(stride, p)
+	g.DECQ(rows)
+	g.JMP(operand.LabelRef("row"))
+	g.Label("end")
+	g.end()
+}
+
 // packT transposes 8 × 8 elements at a time, in YMM registers on either
 // instruction set.
 func (g *gen) packT() {
