@@ -705,7 +705,13 @@ func (m *machine) emulated(like *isa, suffix string) *isa {
 		gemm: func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool) {
 			m.call("gemm"+suffix, k, a, ars, acs, b, c, ldc, add)
 		},
+		gemmHalf: func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool) {
+			m.call("gemmHalf"+suffix, k, a, ars, acs, b, c, ldc, add)
+		},
 		pack: pack("pack"), packT: pack("packT"), packCols: pack("packCols"),
+		packColsSum: func(dst, src *float32, stride, k int, sum *float32) {
+			m.call("packColsSum"+suffix, dst, src, stride, k, sum)
+		},
 		copyRows: func(dst *float32, ldd int, src *float32, lds, rows, cols int) {
 			m.call("copyRows"+suffix, dst, ldd, src, lds, rows, cols)
 		},

@@ -11,6 +11,8 @@ type isa struct {
 	// product of a, mr × k with element (i, l) at i·ars + l·acs, and the panel
 	// b, k × nr without gaps; or adds it.
 	gemm func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
+	// gemmHalf is gemm of, at least, the left half of the tile's columns.
+	gemmHalf func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
 	// pack copies k rows of nr elements at a distance of stride to the panel dst.
 	pack func(dst, src *float32, stride, k int)
 	// packT copies the transpose of nr rows of k elements at a distance of
@@ -18,6 +20,10 @@ type isa struct {
 	packT func(dst, src *float32, stride, k int)
 	// packCols is pack for rows of mr elements.
 	packCols func(dst, src *float32, stride, k int)
+	// packColsSum is packCols that also sets the mr elements at sum to the sum
+	// of the rows, and may touch others, up to a multiple of 8. So many can be
+	// read behind the panel.
+	packColsSum func(dst, src *float32, stride, k int, sum *float32)
 	// copyRows copies rows of cols elements, from a distance of lds to one of ldd.
 	copyRows func(dst *float32, ldd int, src *float32, lds, rows, cols int)
 	// prefetch brings rows of size bytes, at least one, at a distance of stride

@@ -9,6 +9,11 @@ package cpu
 //go:noescape
 func gemmAVX2(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
 
+// gemmHalfAVX2 computes the left half of a tile of 6 × 16 elements.
+//
+//go:noescape
+func gemmHalfAVX2(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
+
 // packAVX2 copies k rows of 16 elements at a distance of at least 16.
 //
 //go:noescape
@@ -18,6 +23,11 @@ func packAVX2(dst *float32, src *float32, stride int, k int)
 //
 //go:noescape
 func packColsAVX2(dst *float32, src *float32, stride int, k int)
+
+// packColsSumAVX2 copies k rows of 6 elements at a distance of at least 6, and sets 8 elements from sum on to their sum and anything.
+//
+//go:noescape
+func packColsSumAVX2(dst *float32, src *float32, stride int, k int, sum *float32)
 
 // packTAVX2 copies the transpose of 16 rows of k elements.
 //
@@ -164,6 +174,11 @@ func adamWAVX2(p []float32, m []float32, v []float32, g []float32, c *[8]float32
 //go:noescape
 func gemmAVX512(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
 
+// gemmHalfAVX512 computes the left half of a tile of 14 × 32 elements.
+//
+//go:noescape
+func gemmHalfAVX512(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
+
 // packAVX512 copies k rows of 32 elements at a distance of at least 32.
 //
 //go:noescape
@@ -173,6 +188,11 @@ func packAVX512(dst *float32, src *float32, stride int, k int)
 //
 //go:noescape
 func packColsAVX512(dst *float32, src *float32, stride int, k int)
+
+// packColsSumAVX512 copies k rows of 14 elements at a distance of at least 14, and sets 16 elements from sum on to their sum and anything.
+//
+//go:noescape
+func packColsSumAVX512(dst *float32, src *float32, stride int, k int, sum *float32)
 
 // packTAVX512 copies the transpose of 32 rows of k elements.
 //

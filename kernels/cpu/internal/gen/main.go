@@ -50,6 +50,7 @@ func generate() (map[string][]byte, error) {
 		g.gemm()
 		g.pack("pack", g.width*2)
 		g.pack("packCols", g.rows)
+		g.packSum("packColsSum", g.rows)
 		g.packT()
 		g.copyRows()
 		g.prefetch()
