@@ -636,6 +636,8 @@ func (m *machine) call(name string, args ...any) {
 			address(a)
 		case *[8]float32:
 			address(&a[0])
+		case *byte:
+			push(uint64(uintptr(unsafe.Pointer(a))), 8)
 		case *uint16:
 			push(uint64(uintptr(unsafe.Pointer(a))), 8)
 		case []uint16:
