@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"unsafe"
 
 	"vlmo-train/kernels"
 )
@@ -142,6 +143,42 @@ func (c *collection) do(w *worker, h int) {
 	table := view(b.grad)
 	for a, v := range sum {
 		table.data[(n-1-a)*table.stride+b.rel.Column+h] += v
+	}
+}
+
+// ahead is the rows that a worker's next sequence reads and writes.
+type ahead struct {
+	parts   [18]coming
+	n, part int
+}
+
+// expect adds the rows of a sequence, in columns from col on.
+func (a *ahead) expect(m *matrix, q *kernels.Sequence, col, cols int) {
+	for _, rows := range [2][2]int{{q.ImageOff, q.ImageLen}, {q.TextOff, q.TextLen}} {
+		if rows[1] == 0 || a.n == len(a.parts) {
+			continue
+		}
+		size, first := 4, unsafe.Pointer(nil)
+		if at := rows[0]*m.stride + col; m.half != nil {
+			size, first = 2, unsafe.Pointer(&m.half[at])
+		} else {
+			first = unsafe.Pointer(&m.data[at])
+		}
+		a.parts[a.n] = coming{first: (*byte)(first), stride: m.stride * size, size: cols * size, rows: rows[1],
+			together: max(1, 32*64/(cols*size))}
+		a.n++
+	}
+}
+
+// fetch brings some rows closer.
+func (a *ahead) fetch(s *isa) {
+	if a.part == a.n {
+		return
+	}
+	c := &a.parts[a.part]
+	c.fetch(s)
+	if c.done == c.rows {
+		a.part++
 	}
 }
 
@@ -428,12 +465,16 @@ func (o *attention) do(w *worker, u int) {
 		case w.gemmPairs != nil && o.Q.Type == kernels.BF16:
 			o.headPairs(w, q, &a, h)
 		default:
-			o.head(w, q, &a, h)
+			var next *kernels.Sequence
+			if i+1 < hi && o.Queries.IsZero() {
+				next = &o.Sequences[i+1]
+			}
+			o.head(w, q, &a, h, next)
 		}
 	}
 }
 
-func (o *attention) head(w *worker, q *kernels.Sequence, a *asked, h int) {
+func (o *attention) head(w *worker, q *kernels.Sequence, a *asked, h int, next *kernels.Sequence) {
 	qm, km, vm, out, lse := w.view(o.Q, 0), w.view(o.K, 0), w.view(o.V, 0), w.view(o.Out, 0), view(o.LSE)
 	n, nq := q.TextLen+q.ImageLen, a.rows.TextLen+a.rows.ImageLen
 	hd := out.cols / o.Heads
@@ -460,6 +501,13 @@ func (o *attention) head(w *worker, q *kernels.Sequence, a *asked, h int) {
 	b := &w.shared.bias
 	data := b.headBias(b.data, h)
 
+	w.ahead.n, w.ahead.part = 0, 0
+	if next != nil {
+		w.ahead.expect(&vm, next, col, hd)
+		w.ahead.expect(&km, next, col, hd)
+		w.ahead.expect(&qm, next, col, hd)
+		w.ahead.expect(&out, next, col, hd)
+	}
 	for i0 := 0; i0 < nq; i0 += step {
 		m := min(step, nq-i0)
 		w.multiply(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)
@@ -512,12 +560,16 @@ func (o *attentionGrad) do(w *worker, u int) {
 		case w.gemmPairs != nil && o.Q.Type == kernels.BF16:
 			o.headPairs(w, q, h, grad)
 		default:
-			o.head(w, q, h, grad)
+			var next *kernels.Sequence
+			if i+1 < hi && o.Queries.IsZero() {
+				next = &o.Sequences[i+1]
+			}
+			o.head(w, q, h, grad, next)
 		}
 	}
 }
 
-func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, grad []float32) {
+func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, grad []float32, next *kernels.Sequence) {
 	qm, km, vm := w.view(o.Q, 0), w.view(o.K, 0), w.view(o.V, 0)
 	out, dout, lse := w.view(o.Out, 0), w.view(o.DOut, 0), view(o.LSE)
 	dqm, dkm, dvm := w.view(o.DQ, 0), w.view(o.DK, 0), w.view(o.DV, 0)
@@ -570,6 +622,12 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, grad []float
 		factor[i] = o.Scale
 	}
 
+	w.ahead.n, w.ahead.part = 0, 0
+	if next != nil {
+		for _, m := range [...]*matrix{&km, &vm, &qm, &dout, &out, &dqm, &dkm, &dvm} {
+			w.ahead.expect(m, next, col, hd)
+		}
+	}
 	for i0 := 0; i0 < nq; i0 += step {
 		m := min(step, nq-i0)
 		w.multiply(m, n, hd, query[i0*ld:], ld, 1, kT, s, keys, false)

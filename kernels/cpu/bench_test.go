@@ -250,7 +250,7 @@ func attentionHalves(l *lab, f *kernels.Attention, g *kernels.AttentionGrad) [2]
 }
 
 func BenchmarkAttention(b *testing.B) {
-	for _, c := range []struct{ n, text, image, heads, d int }{{256, 6, 17, 4, 128}, {8, 40, 197, 12, 768}} {
+	for _, c := range []struct{ n, text, image, heads, d int }{{256, 6, 17, 4, 128}, {64, 16, 65, 3, 192}, {8, 40, 197, 12, 768}} {
 		b.Run(fmt.Sprintf("%dx%d", c.n, c.text+c.image), func(b *testing.B) {
 			each(b, func(b *testing.B, l *lab) {
 				f, g := attentionOps(l, c.n, c.text, c.image, c.heads, c.d)

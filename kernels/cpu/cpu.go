@@ -226,7 +226,7 @@ func (d *device) Run(op kernels.Op) {
 		}
 	case *kernels.ScatterAdd:
 		if d.indices("ScatterAdd", "index", o.Index.I32(), -1<<31, o.Table.Rows) {
-			d.each((*scatterAdd)(o), blocks(o.Y.Cols, scatterCols), o.Y.Len())
+			d.each((*scatterAdd)(o), blocks(o.Y.Cols, d.shared.scatterCols(o.Y.Cols)), o.Y.Len())
 		}
 	case *kernels.Patchify:
 		d.rows((*patchify)(o), o.Y)

@@ -323,7 +323,7 @@ func compile(name string, o []operand, target int) step {
 		return jump(func(m *machine) bool { return m.less || m.zero })
 	case "RET":
 		return func(m *machine) int { return -1 }
-	case "PREFETCHT0":
+	case "PREFETCHT0", "PREFETCHT1":
 		return func(m *machine) int { return 0 }
 	case "VZEROUPPER":
 		return func(m *machine) int {
@@ -636,6 +636,8 @@ func (m *machine) call(name string, args ...any) {
 			address(a)
 		case *[8]float32:
 			address(&a[0])
+		case *byte:
+			push(uint64(uintptr(unsafe.Pointer(a))), 8)
 		case *uint16:
 			push(uint64(uintptr(unsafe.Pointer(a))), 8)
 		case []uint16:
@@ -705,17 +707,24 @@ func (m *machine) emulated(like *isa, suffix string) *isa {
 		gemm: func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool) {
 			m.call("gemm"+suffix, k, a, ars, acs, b, c, ldc, add)
 		},
+		gemmHalf: func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool) {
+			m.call("gemmHalf"+suffix, k, a, ars, acs, b, c, ldc, add)
+		},
 		pack: pack("pack"), packT: pack("packT"), packCols: pack("packCols"),
+		packColsSum: func(dst, src *float32, stride, k int, sum *float32) {
+			m.call("packColsSum"+suffix, dst, src, stride, k, sum)
+		},
 		copyRows: func(dst *float32, ldd int, src *float32, lds, rows, cols int) {
 			m.call("copyRows"+suffix, dst, ldd, src, lds, rows, cols)
 		},
-		widen:   func(y []float32, x []uint16) { m.call("widen"+suffix, y, x) },
-		narrow:  func(y []uint16, x []float32) { m.call("narrow"+suffix, y, x) },
-		addHalf: func(y []float32, x []uint16) { m.call("addHalf"+suffix, y, x) },
-		add:     two("add"), axpy: twoA("axpy"), scale: twoA("scale"), scaleAdd: threeA("scaleAdd"), mul: threeA("mul"),
+		prefetch: func(p *byte, stride, rows, size int) { m.call("prefetch"+suffix, p, stride, rows, size) },
+		widen:    func(y []float32, x []uint16) { m.call("widen"+suffix, y, x) },
+		narrow:   func(y []uint16, x []float32) { m.call("narrow"+suffix, y, x) },
+		addHalf:  func(y []float32, x []uint16) { m.call("addHalf"+suffix, y, x) },
+		add:      two("add"), axpy: twoA("axpy"), scale: twoA("scale"), scaleAdd: threeA("scaleAdd"), mul: threeA("mul"),
 		mulAdd: func(z, x, y, g []float32, a float32) { m.call("mulAdd"+suffix, z, x, y, g, a) },
 		mulAcc: threeA("mulAcc"),
-		gelu:   two("gelu"), geluGrad: three("geluGrad"), tanh: two("tanh"), tanhGrad: three("tanhGrad"),
+		gelu:   two("gelu"), geluGrad: three("geluGrad"), biasGelu: three("biasGelu"), tanh: two("tanh"), tanhGrad: three("tanhGrad"),
 		max:    func(x []float32) float32 { m.call("max"+suffix, x); return m.float(0) },
 		dot:    func(x, y []float32) float32 { m.call("dot"+suffix, x, y); return m.float(0) },
 		expSum: func(y, x []float32, a float32) float32 { m.call("expSum"+suffix, y, x, a); return m.float(0) },
@@ -837,6 +846,7 @@ func TestEmulator(t *testing.T) {
 			compare("functions", func(s *isa, x [6][]float32) float32 {
 				s.gelu(x[0], x[0])
 				s.geluGrad(x[1], x[2], x[1])
+				s.biasGelu(x[5], x[0], x[2])
 				s.tanh(x[3], x[3])
 				s.tanhGrad(x[4], x[2], x[3])
 				return 0

@@ -9,11 +9,11 @@ import (
 
 var generic = isa{
 	name: "generic", mr: 4, nr: 4,
-	gemm: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, copyRows: copyRowsGeneric,
+	gemm: gemmGeneric, gemmHalf: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, packColsSum: packColsSumGeneric, copyRows: copyRowsGeneric, prefetch: func(*byte, int, int, int) {},
 	widen: widenGeneric, narrow: narrowGeneric, addHalf: addHalfGeneric,
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
-	gelu: geluGeneric, geluGrad: geluGradGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
+	gelu: geluGeneric, geluGrad: geluGradGeneric, biasGelu: biasGeluGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
 	max: maxGeneric, dot: dotGeneric, expSum: expSumGeneric,
 	softmaxRows: softmaxRowsGeneric, softmaxGradRows: softmaxGradRowsGeneric, scaleRows: scaleRowsGeneric, dotRows: dotRowsGeneric,
 	layerNorm: layerNormGeneric, layerNormGrad: layerNormGradGeneric, adamW: adamWGeneric,
@@ -59,6 +59,15 @@ func packTGeneric(dst, src *float32, stride, k int) {
 	for l := range k {
 		*(*[4]float32)(unsafe.Pointer(at(dst, 4*l))) = [4]float32{
 			*at(src, l), *at(src, stride+l), *at(src, 2*stride+l), *at(src, 3*stride+l)}
+	}
+}
+
+func packColsSumGeneric(dst, src *float32, stride, k int, sum *float32) {
+	packGeneric(dst, src, stride, k)
+	total := (*[4]float32)(unsafe.Pointer(sum))
+	*total = [4]float32{}
+	for i, v := range unsafe.Slice(dst, 4*k) {
+		total[i%4] += v
 	}
 }
 
@@ -147,6 +156,13 @@ func geluGeneric(y, x []float32) {
 		v := float64(v)
 		y[i] = float32(v * phi(v))
 	}
+}
+
+func biasGeluGeneric(y, pre, b []float32) {
+	for i := range y {
+		pre[i] = y[i] + b[i]
+	}
+	geluGeneric(y, pre)
 }
 
 func geluGradGeneric(dx, dy, x []float32) {

@@ -11,6 +11,8 @@ type isa struct {
 	// product of a, mr × k with element (i, l) at i·ars + l·acs, and the panel
 	// b, k × nr without gaps; or adds it.
 	gemm func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
+	// gemmHalf is gemm of, at least, the left half of the tile's columns.
+	gemmHalf func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
 	// pack copies k rows of nr elements at a distance of stride to the panel dst.
 	pack func(dst, src *float32, stride, k int)
 	// packT copies the transpose of nr rows of k elements at a distance of
@@ -18,8 +20,15 @@ type isa struct {
 	packT func(dst, src *float32, stride, k int)
 	// packCols is pack for rows of mr elements.
 	packCols func(dst, src *float32, stride, k int)
+	// packColsSum is packCols that also sets the mr elements at sum to the sum
+	// of the rows, and may touch others, up to a multiple of 8. So many can be
+	// read behind the panel.
+	packColsSum func(dst, src *float32, stride, k int, sum *float32)
 	// copyRows copies rows of cols elements, from a distance of lds to one of ldd.
 	copyRows func(dst *float32, ldd int, src *float32, lds, rows, cols int)
+	// prefetch brings rows of size bytes, at least one, at a distance of stride
+	// bytes to the second-level cache.
+	prefetch func(p *byte, stride, rows, size int)
 
 	// gemmPairs is gemm of pairs of bfloat16s, k pairs deep; nil where the
 	// processor has no such instruction. packPairs and packColsPairs then make
@@ -41,6 +50,7 @@ type isa struct {
 
 	gelu     func(y, x []float32)
 	geluGrad func(dx, dy, x []float32)
+	biasGelu func(y, pre, b []float32) // pre = y + b, y = gelu(pre)
 	tanh     func(y, x []float32)
 	tanhGrad func(dx, dy, y []float32)
 

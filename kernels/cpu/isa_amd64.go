@@ -22,11 +22,11 @@ func available() []*isa {
 
 var avx2 = isa{
 	name: "avx2", mr: 6, nr: 16,
-	gemm: gemmAVX2, pack: packAVX2, packT: packTAVX2, packCols: packColsAVX2, copyRows: copyRowsAVX2,
+	gemm: gemmAVX2, gemmHalf: gemmHalfAVX2, pack: packAVX2, packT: packTAVX2, packCols: packColsAVX2, packColsSum: packColsSumAVX2, copyRows: copyRowsAVX2, prefetch: prefetchAVX2,
 	widen: widenAVX2, narrow: narrowAVX2, addHalf: addHalfAVX2,
 	add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleAdd: scaleAddAVX2,
 	mul: mulAVX2, mulAdd: mulAddAVX2, mulAcc: mulAccAVX2,
-	gelu: geluAVX2, geluGrad: geluGradAVX2, tanh: tanhAVX2, tanhGrad: tanhGradAVX2,
+	gelu: geluAVX2, geluGrad: geluGradAVX2, biasGelu: biasGeluAVX2, tanh: tanhAVX2, tanhGrad: tanhGradAVX2,
 	max: maxAVX2, dot: dotAVX2, expSum: expSumAVX2,
 	softmaxRows: softmaxRowsAVX2, softmaxGradRows: softmaxGradRowsAVX2, scaleRows: scaleRowsAVX2, dotRows: dotRowsAVX2,
 	layerNorm: layerNormAVX2, layerNormGrad: layerNormGradAVX2, adamW: adamWAVX2,
@@ -34,11 +34,11 @@ var avx2 = isa{
 
 var avx512 = isa{
 	name: "avx512", mr: 14, nr: 32,
-	gemm: gemmAVX512, pack: packAVX512, packT: packTAVX512, packCols: packColsAVX512, copyRows: copyRowsAVX512,
+	gemm: gemmAVX512, gemmHalf: gemmHalfAVX512, pack: packAVX512, packT: packTAVX512, packCols: packColsAVX512, packColsSum: packColsSumAVX512, copyRows: copyRowsAVX512, prefetch: prefetchAVX512,
 	widen: widenAVX512, narrow: narrowAVX512, addHalf: addHalfAVX512,
 	add: addAVX512, axpy: axpyAVX512, scale: scaleAVX512, scaleAdd: scaleAddAVX512,
 	mul: mulAVX512, mulAdd: mulAddAVX512, mulAcc: mulAccAVX512,
-	gelu: geluAVX512, geluGrad: geluGradAVX512, tanh: tanhAVX512, tanhGrad: tanhGradAVX512,
+	gelu: geluAVX512, geluGrad: geluGradAVX512, biasGelu: biasGeluAVX512, tanh: tanhAVX512, tanhGrad: tanhGradAVX512,
 	max: maxAVX512, dot: dotAVX512, expSum: expSumAVX512,
 	softmaxRows: softmaxRowsAVX512, softmaxGradRows: softmaxGradRowsAVX512, scaleRows: scaleRowsAVX512, dotRows: dotRowsAVX512,
 	layerNorm: layerNormAVX512, layerNormGrad: layerNormGradAVX512, adamW: adamWAVX512,

@@ -69,7 +69,11 @@ type product struct {
 	steps   int  // of the inner dimension
 	gemm    func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
 	temp    []float32 // for widening one block
+	sums    []float32 // room for those of a block's panels of A, sumLanes each
 }
+
+// sumLanes is the distance of the sums of two panels: mr, up to whole vectors.
+const sumLanes = 16
 
 // product returns o as w computes it.
 func (o *matMul) product(w *worker) product {
@@ -103,14 +107,14 @@ func (o *matMul) do(w *worker, u int) {
 	if p.half && !p.pairs {
 		temp = kc * max(ncMax, mcMax)
 	}
-	buf := w.scratch(kc*ncMax + mcMax*kc + mr*nr + rows*ncMax + temp + ncMax + mcMax + 8*align)
+	buf := w.scratch(kc*ncMax + mcMax*kc + mr*nr + rows*ncMax + temp + ncMax + mcMax/mr*sumLanes + 8*align)
 	bBuf := carve(&buf, kc*ncMax)
 	aBuf := carve(&buf, mcMax*kc)
 	tile := carve(&buf, mr*nr)
 	wide := carve(&buf, rows*ncMax)
 	p.temp = carve(&buf, temp)
 	row := carve(&buf, ncMax)
-	sum := carve(&buf, mcMax)
+	sums := carve(&buf, mcMax/mr*sumLanes)
 
 	for j := j0; j < j1; j += ncMax {
 		nc := min(ncMax, j1-j)
@@ -130,7 +134,27 @@ func (o *matMul) do(w *worker, u int) {
 			add := l > 0 || o.Accumulate
 			for i := i0; i < i1; i += mcMax {
 				mc := min(mcMax, i1-i)
+				p.sums = nil
+				if j == 0 && !o.Sum.IsZero() {
+					p.sums = sums
+				}
 				ap, ars, acs, panel := p.packA(aBuf, l, kc, i, mc)
+				// What the next block packs is fetched while this one computes.
+				var nextA, nextB coming
+				ni, nl, nj := i+mcMax, l, j
+				if ni >= i1 {
+					ni, nl = i0, l+depth
+				}
+				if nl >= p.steps {
+					nl, nj = 0, j+ncMax
+				}
+				if nj < j1 {
+					tiles, nk := blocks(nc, nr)*blocks(mc, mr), min(depth, p.steps-nl)
+					nextA = p.coming(o.A, o.TransA, ni, min(mcMax, i1-ni), nl, nk, tiles)
+					if w.weights == nil && (nl != l || nj != j) {
+						nextB = p.coming(o.B, !o.TransB, nj, min(ncMax, j1-nj), nl, nk, tiles)
+					}
+				}
 				for jj := 0; jj < nc; jj += nr {
 					var bp *float32
 					if kc > 0 {
@@ -139,6 +163,8 @@ func (o *matMul) do(w *worker, u int) {
 					for ii := 0; ii < mc; ii += mr {
 						ap := at(ap, ii/mr*panel)
 						cAt := (i+ii-first)*ldc + jj
+						nextA.fetch(w.isa)
+						nextB.fetch(w.isa)
 						if ii+mr <= mc && jj+nr <= nc {
 							p.gemm(kc, ap, ars, acs, bp, &c[cAt], ldc, add)
 							continue
@@ -157,9 +183,6 @@ func (o *matMul) do(w *worker, u int) {
 						}
 					}
 				}
-				if j == 0 && !o.Sum.IsZero() {
-					p.sumA(sum, l, kc, i, mc)
-				}
 				if l+depth < p.steps {
 					continue
 				}
@@ -171,9 +194,53 @@ func (o *matMul) do(w *worker, u int) {
 	}
 }
 
+// coming is the rows of an operand that are packed next. They are fetched a
+// few at a time while tiles are computed: waiting for memory would cost a
+// tenth of the time where a block has few columns.
+type coming struct {
+	first        *byte
+	stride, size int // of rows, in bytes
+	rows, done   int
+	together     int // rows fetched at a time
+}
+
+// coming returns rows i to i+m of t, steps l to l+k, or of its transpose, to
+// be fetched in so many times.
+func (p *product) coming(t kernels.Tensor, trans bool, i, m, l, k, times int) coming {
+	if p.pairs {
+		l, k = 2*l, min(2*k, p.k-2*l)
+	}
+	if trans {
+		i, m, l, k = l, k, i, m
+	}
+	if m <= 0 || k <= 0 {
+		return coming{}
+	}
+	c := coming{stride: t.Stride * t.Type.Size(), size: k * t.Type.Size(), rows: m, together: blocks(m, times)}
+	if at := i*t.Stride + l; p.half {
+		c.first = (*byte)(unsafe.Pointer(&t.BF16()[at]))
+	} else {
+		c.first = (*byte)(unsafe.Pointer(&t.F32()[at]))
+	}
+	return c
+}
+
+func (c *coming) fetch(s *isa) {
+	n := min(c.together, c.rows-c.done)
+	if n <= 0 {
+		return
+	}
+	s.prefetch((*byte)(unsafe.Add(unsafe.Pointer(c.first), c.done*c.stride)), c.stride, n, c.size)
+	c.done += n
+}
+
 // finish applies bias and activation to v, the columns from j on of row i, and
 // stores them where C is BF16. tmp is as long as v.
 func (o *matMul) finish(w *worker, v, tmp []float32, i, j int) {
+	if o.Act == kernels.GELU && o.C.Type != kernels.BF16 && !o.Bias.IsZero() && !o.Pre.IsZero() {
+		w.biasGelu(v, o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)], o.Bias.F32()[j:][:len(v)])
+		return
+	}
 	if !o.Bias.IsZero() {
 		w.add(v, o.Bias.F32()[j:][:len(v)])
 	}
@@ -248,9 +315,9 @@ func (p *product) whole(t kernels.Tensor, l, kc int) bool {
 
 // packA returns rows i to i+mc, steps l to l+kc of op(A): element (r, s) of a
 // tile is at ap[r·ars + s·acs], and the tiles of mr rows are panel elements
-// apart. Rows, kc steps each, serve where they lie if they follow each other
-// closely, and else in a copy: rows a page apart compete for the same few
-// lines of the cache.
+// apart. Rows, kc steps each, serve where they lie, but in a copy if they are
+// so far apart that those of a tile compete for fewer than four lines of the
+// first-level cache, each in as many ways as that has.
 func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs, panel int) {
 	w, t, mr := p.w, p.A, p.w.mr
 	if kc == 0 {
@@ -260,10 +327,10 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 	if p.TransA {
 		switch {
 		case !p.half:
-			w.packA(dst, t.F32(), l*t.Stride+i, t.Stride, kc, mc)
+			w.packA(dst, t.F32(), l*t.Stride+i, t.Stride, kc, mc, p.sums)
 		case !p.pairs:
 			widenBlock(w, p.temp, t, l, kc, i, mc)
-			w.packA(dst, p.temp, 0, mc, kc, mc)
+			w.packA(dst, p.temp, 0, mc, kc, mc, p.sums)
 		default:
 			src := t.BF16()
 			for ii := 0; ii < mc; ii += mr {
@@ -274,6 +341,9 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 					pairUp(tile, mr, t, false, l, kc, i+ii, min(mr, mc-ii), p.k)
 				}
 			}
+		}
+		if p.sums != nil {
+			p.addSums(l, kc, i, mc)
 		}
 		return ap, 1, mr, mr * kc
 	}
@@ -294,7 +364,7 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 		widenBlock(w, dst, t, i, mc, l, kc)
 	}
 	if src != nil {
-		if stride < 2*kc && mc%mr == 0 {
+		if (stride < 2*kc || stride%512 != 0) && mc%mr == 0 {
 			return &src[0], stride, 1, mr * stride
 		}
 		w.copyRows(&dst[0], kc, &src[0], stride, mc, kc)
@@ -303,24 +373,23 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 	return ap, kc, 1, mr * kc
 }
 
-// sumA adds steps l to l+kc of rows i to i+mc of op(A), a block at a time, to
-// Sum. A is transposed; tmp is room for mc sums.
-func (p *product) sumA(tmp []float32, l, kc, i, mc int) {
-	w, t := p.w, p.A
-	tmp = tmp[:mc]
-	clear(tmp)
-	lo, hi := l, l+kc
+// addSums adds the sums of rows i to i+mc of op(A), steps l to l+kc, to Sum.
+// packA has made them but for those of pairs.
+func (p *product) addSums(l, kc, i, mc int) {
+	w, to := p.w, p.Sum.F32()[i:][:mc]
 	if p.pairs {
-		lo, hi = 2*lo, min(2*hi, p.k)
-	}
-	for r := lo; r < hi; r++ {
-		if p.half {
-			w.addHalf(tmp, t.BF16()[r*t.Stride+i:][:mc])
-		} else {
-			w.add(tmp, t.F32()[r*t.Stride+i:][:mc])
+		sum := p.sums[:mc]
+		clear(sum)
+		for r := 2 * l; r < min(2*(l+kc), p.k); r++ {
+			w.addHalf(sum, p.A.BF16()[r*p.A.Stride+i:][:mc])
 		}
+		w.add(to, sum)
+		return
 	}
-	w.add(p.Sum.F32()[i:][:mc], tmp)
+	for ii := 0; ii < mc; ii += w.mr {
+		n := min(w.mr, mc-ii)
+		w.add(to[ii:][:n], p.sums[ii/w.mr*sumLanes:][:n])
+	}
 }
 
 // widenBlock copies rows × cols elements of t, from row r and column c on.
@@ -401,29 +470,47 @@ func (s *isa) packBT(dst, src []float32, off, stride, k, n int) {
 }
 
 // packA makes panels of mr rows, element (i, l) at l·mr + i, from the
-// transpose of the k × m matrix at src[off], the last one filled up with zeros.
-func (s *isa) packA(dst, src []float32, off, stride, k, m int) {
+// transpose of the k × m matrix at src[off], the last one filled up with zeros;
+// and the sum of each row, those of a panel in sumLanes elements of sums if
+// that is not nil.
+func (s *isa) packA(dst, src []float32, off, stride, k, m int, sums []float32) {
 	mr := s.mr
 	for i := 0; i < m; i += mr {
 		panel := dst[i*k:][:k*mr]
-		if i+mr <= m {
+		switch {
+		case i+mr > m:
+			for l := range k {
+				p := panel[l*mr:][:mr]
+				clear(p[copy(p, src[off+i+l*stride:][:m-i]):])
+			}
+			if sums != nil {
+				sum := sums[i/mr*sumLanes:][:mr]
+				clear(sum)
+				for l := range k {
+					s.add(sum, panel[l*mr:][:mr])
+				}
+			}
+		case sums != nil:
+			s.packColsSum(&panel[0], &src[off+i], stride, k, &sums[i/mr*sumLanes])
+		default:
 			s.packCols(&panel[0], &src[off+i], stride, k)
-			continue
-		}
-		for l := range k {
-			p := panel[l*mr:][:mr]
-			clear(p[copy(p, src[off+i+l*stride:][:m-i]):])
 		}
 	}
 }
 
 // multiply sets (or adds to) c, rows at a distance of ldc, to the m × k matrix
-// a times the n columns in panels b. It computes whole tiles: a and c reach
-// to the next multiples of mr and nr.
-func (s *isa) multiply(m, n, k int, a []float32, ars, acs int, b, c []float32, ldc int, add bool) {
-	for j := 0; j < n; j += s.nr {
-		for i := 0; i < m; i += s.mr {
-			s.gemm(k, &a[i*ars], ars, acs, &b[j*k], &c[i*ldc+j], ldc, add)
+// a times the n columns in panels b. It computes whole tiles, or the left half
+// of one: a and c reach to the next multiples of mr and nr. What the worker
+// expects is fetched meanwhile.
+func (w *worker) multiply(m, n, k int, a []float32, ars, acs int, b, c []float32, ldc int, add bool) {
+	for j := 0; j < n; j += w.nr {
+		gemm := w.gemm
+		if n-j <= w.nr/2 {
+			gemm = w.gemmHalf
+		}
+		for i := 0; i < m; i += w.mr {
+			w.ahead.fetch(w.isa)
+			gemm(k, &a[i*ars], ars, acs, &b[j*k], &c[i*ldc+j], ldc, add)
 		}
 	}
 }

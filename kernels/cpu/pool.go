@@ -30,12 +30,13 @@ type pool struct {
 // shared is memory that an op's units write to and the caller then reads.
 // It grows and is kept.
 type shared struct {
-	flat  flat
-	sums  []float64 // one or two a unit or row
-	part  []float32 // partial gradients, one row a chunk
-	bias  bias
-	next  []int32 // of Residual: the row of Y by row of X, or nil
-	index []int32 // room for next
+	threads int
+	flat    flat
+	sums    []float64 // one or two a unit or row
+	part    []float32 // partial gradients, one row a chunk
+	bias    bias
+	next    []int32 // of Residual: the row of Y by row of X, or nil
+	index   []int32 // room for next
 	// chunk is the number of sequences in one unit of attention.
 	chunk   int
 	split   split
@@ -48,6 +49,7 @@ type worker struct {
 	buf     []float32    // scratch
 	rowBufs [4][]float32 // rows of BF16 operands in float32
 	adam    adamConst
+	ahead   ahead
 	state   atomic.Int32
 	wake    chan struct{}
 }
@@ -64,7 +66,7 @@ const (
 const spins = 5000
 
 func newPool(s *isa, threads int) *pool {
-	p := &pool{done: make(chan struct{}, 1)}
+	p := &pool{done: make(chan struct{}, 1), shared: shared{threads: threads}}
 	for i := range threads {
 		w := &worker{isa: s, shared: &p.shared, wake: make(chan struct{}, 1)}
 		p.workers = append(p.workers, w)

@@ -213,13 +213,14 @@ func (o *gather) do(w *worker, u int) {
 	}
 }
 
-// scatterCols is the columns of a unit: threads share columns, not rows, so
-// that each table row gets its sums in order.
-const scatterCols = 32
+// scatterCols returns the columns of a unit: threads share columns, not rows,
+// so that each table row gets its sums in order.
+func (s *shared) scatterCols(cols int) int { return max(32, up(blocks(cols, s.threads), 16)) }
 
 func (o *scatterAdd) do(w *worker, u int) {
 	table := view(o.Table)
-	lo, hi := u*scatterCols, min((u+1)*scatterCols, o.Y.Cols)
+	strip := w.scatterCols(o.Y.Cols)
+	lo, hi := u*strip, min((u+1)*strip, o.Y.Cols)
 	if o.Y.Type == kernels.BF16 {
 		y := o.Y.BF16()
 		for r, i := range o.Index.I32() {
@@ -317,6 +318,10 @@ func (o *addScaled) do(w *worker, u int) {
 
 func (o *fill) do(w *worker, u int) {
 	y := w.flat.piece(o.Y, u)
+	if o.Value == 0 {
+		clear(y)
+		return
+	}
 	for i := range y {
 		y[i] = o.Value
 	}

@@ -9,6 +9,11 @@ package cpu
 //go:noescape
 func gemmAVX2(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
 
+// gemmHalfAVX2 computes the left half of a tile of 6 × 16 elements.
+//
+//go:noescape
+func gemmHalfAVX2(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
+
 // packAVX2 copies k rows of 16 elements at a distance of at least 16.
 //
 //go:noescape
@@ -19,6 +24,11 @@ func packAVX2(dst *float32, src *float32, stride int, k int)
 //go:noescape
 func packColsAVX2(dst *float32, src *float32, stride int, k int)
 
+// packColsSumAVX2 copies k rows of 6 elements at a distance of at least 6, and sets 8 elements from sum on to their sum and anything.
+//
+//go:noescape
+func packColsSumAVX2(dst *float32, src *float32, stride int, k int, sum *float32)
+
 // packTAVX2 copies the transpose of 16 rows of k elements.
 //
 //go:noescape
@@ -28,6 +38,11 @@ func packTAVX2(dst *float32, src *float32, stride int, k int)
 //
 //go:noescape
 func copyRowsAVX2(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
+
+// prefetchAVX2 brings rows of size bytes at a distance of stride bytes to the second-level cache.
+//
+//go:noescape
+func prefetchAVX2(p *byte, stride int, rows int, size int)
 
 // widenAVX2 sets y to x.
 //
@@ -48,6 +63,11 @@ func narrowAVX2(y []uint16, x []float32)
 //
 //go:noescape
 func geluAVX2(y []float32, x []float32)
+
+// biasGeluAVX2 sets pre to x = y + b, and y to x·Φ(x).
+//
+//go:noescape
+func biasGeluAVX2(y []float32, pre []float32, b []float32)
 
 // geluGradAVX2 sets dx to dy·(Φ(x) + x·φ(x)).
 //
@@ -154,6 +174,11 @@ func adamWAVX2(p []float32, m []float32, v []float32, g []float32, c *[8]float32
 //go:noescape
 func gemmAVX512(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
 
+// gemmHalfAVX512 computes the left half of a tile of 14 × 32 elements.
+//
+//go:noescape
+func gemmHalfAVX512(k int, a *float32, ars int, acs int, b *float32, c *float32, ldc int, add bool)
+
 // packAVX512 copies k rows of 32 elements at a distance of at least 32.
 //
 //go:noescape
@@ -164,6 +189,11 @@ func packAVX512(dst *float32, src *float32, stride int, k int)
 //go:noescape
 func packColsAVX512(dst *float32, src *float32, stride int, k int)
 
+// packColsSumAVX512 copies k rows of 14 elements at a distance of at least 14, and sets 16 elements from sum on to their sum and anything.
+//
+//go:noescape
+func packColsSumAVX512(dst *float32, src *float32, stride int, k int, sum *float32)
+
 // packTAVX512 copies the transpose of 32 rows of k elements.
 //
 //go:noescape
@@ -173,6 +203,11 @@ func packTAVX512(dst *float32, src *float32, stride int, k int)
 //
 //go:noescape
 func copyRowsAVX512(dst *float32, ldd int, src *float32, lds int, rows int, cols int)
+
+// prefetchAVX512 brings rows of size bytes at a distance of stride bytes to the second-level cache.
+//
+//go:noescape
+func prefetchAVX512(p *byte, stride int, rows int, size int)
 
 // packPairsAVX512 makes k rows of 32 pairs from 2·k rows of elements.
 //
@@ -208,6 +243,11 @@ func narrowAVX512(y []uint16, x []float32)
 //
 //go:noescape
 func geluAVX512(y []float32, x []float32)
+
+// biasGeluAVX512 sets pre to x = y + b, and y to x·Φ(x).
+//
+//go:noescape
+func biasGeluAVX512(y []float32, pre []float32, b []float32)
 
 // geluGradAVX512 sets dx to dy·(Φ(x) + x·φ(x)).
 //

@@ -48,14 +48,22 @@ func (g *gen) gelus() {
 func normalTail(t float64) float64 { return math.Erfc(t/math.Sqrt2) / 2 }
 
 func (g *gen) gelu(constants func(), lower func(x reg.VecVirtual) (v, t reg.VecVirtual)) {
-	g.text("gelu", "func(y, x []float32)", "sets y to x·Φ(x).")
-	constants()
-	g.each("y x", 1, func(l *lanes) {
-		x := l.load("x")
+	finish := func(l *lanes, x reg.VecVirtual) {
 		v, t := lower(x)
 		g.VMAXPS(x, g.zero(), x)
 		g.VFNMADD231PS(t, v, x)
 		l.store(x, "y")
+	}
+	g.text("gelu", "func(y, x []float32)", "sets y to x·Φ(x).")
+	constants()
+	g.each("y x", 1, func(l *lanes) { finish(l, l.load("x")) })
+	g.text("biasGelu", "func(y, pre, b []float32)", "sets pre to x = y + b, and y to x·Φ(x).")
+	constants()
+	g.each("y pre b", 1, func(l *lanes) {
+		x := l.load("y")
+		g.VADDPS(l.load("b"), x, x)
+		l.store(x, "pre")
+		finish(l, x)
 	})
 }
 
@@ -88,7 +96,7 @@ type pieces struct {
 	limit reg.VecVirtual
 }
 
-// pieces emits the table of f and what loads it.
+// pieces emits the table of f, once, and what loads it.
 func (g *gen) pieces(name string, f func(float64) float64) *pieces {
 	var table [pieceDegree + 1][pieceCount]float64
 	for i := range pieceCount - 1 {
@@ -96,12 +104,16 @@ func (g *gen) pieces(name string, f func(float64) float64) *pieces {
 			table[d][i] = v
 		}
 	}
-	mem := g.StaticGlobal(name + "Pieces")
-	g.DataAttributes(attr.RODATA | attr.NOPTR)
-	for _, row := range table {
-		for _, v := range row {
-			g.AppendDatum(operand.U32(bits(v)))
+	mem, ok := g.tables[name]
+	if !ok {
+		mem = g.StaticGlobal(name + "Pieces")
+		g.DataAttributes(attr.RODATA | attr.NOPTR)
+		for _, row := range table {
+			for _, v := range row {
+				g.AppendDatum(operand.U32(bits(v)))
+			}
 		}
+		g.tables[name] = mem
 	}
 	p := &pieces{g: g, limit: g.r(pieceCount*pieceWidth - 1e-3)}
 	for d := range p.c {

@@ -44,14 +44,16 @@ func generate() (map[string][]byte, error) {
 	consts := map[uint32]operand.Mem{}
 	for _, g := range []*gen{
 		{Context: ctx, consts: consts, suffix: "AVX2", width: 8, rows: 6},
-		{Context: ctx, consts: consts, suffix: "AVX512", width: 16, rows: 14},
+		{Context: ctx, consts: consts, suffix: "AVX512", width: 16, rows: 14, tables: map[string]operand.Mem{}},
 	} {
 		g.masks()
 		g.gemm()
 		g.pack("pack", g.width*2)
 		g.pack("packCols", g.rows)
+		g.packSum("packColsSum", g.rows)
 		g.packT()
 		g.copyRows()
+		g.prefetch()
 		if g.wide() {
 			g.packPairs("packPairs", g.width*2)
 			g.packPairs("packColsPairs", g.rows)
@@ -101,7 +103,8 @@ type gen struct {
 	width  int // elements in a vector
 	rows   int // of gemm's tile; it has 2 vectors of columns
 	consts map[uint32]operand.Mem
-	mask   operand.Mem // AVX2: 8 words of ones, 8 of zeros
+	tables map[string]operand.Mem // of pieces, by name
+	mask   operand.Mem            // AVX2: 8 words of ones, 8 of zeros
 	labels int
 }
 

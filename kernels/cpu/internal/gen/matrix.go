@@ -13,19 +13,23 @@ import (
 func (g *gen) gemm() {
 	g.text("gemm", "func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)",
 		fmt.Sprintf("computes a tile of %d × %d elements.", g.rows, 2*g.width))
-	g.tile(func(b, a, acc reg.VecVirtual) { g.VFMADD231PS(b, a, acc) })
+	multiply := func(b, a, acc reg.VecVirtual) { g.VFMADD231PS(b, a, acc) }
+	g.tile(2, multiply)
+	g.text("gemmHalf", "func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)",
+		fmt.Sprintf("computes the left half of a tile of %d × %d elements.", g.rows, 2*g.width))
+	g.tile(1, multiply)
 }
 
 // gemmPairs is gemm with pairs of bfloat16s in place of numbers.
 func (g *gen) gemmPairs() {
 	g.text("gemmPairs", "func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)",
 		fmt.Sprintf("computes a tile of %d × %d elements from pairs of bfloat16s.", g.rows, 2*g.width))
-	g.tile(func(b, a, acc reg.VecVirtual) { g.VFNMSUB231PS(b, a, acc) }) // see spell
+	g.tile(2, func(b, a, acc reg.VecVirtual) { g.VFNMSUB231PS(b, a, acc) }) // see spell
 }
 
-// tile is the body of gemm; multiply adds the products of its first two
-// operands to the third.
-func (g *gen) tile(multiply func(b, a, acc reg.VecVirtual)) {
+// tile is the body of gemm for as many vectors of columns, of the panel's two;
+// multiply adds the products of its first two operands to the third.
+func (g *gen) tile(vectors int, multiply func(b, a, acc reg.VecVirtual)) {
 	k := g.Load(g.Param("k"), g.GP64()).(reg.GPVirtual)
 	a := g.Load(g.Param("a"), g.GP64()).(reg.GPVirtual)
 	rs := g.Load(g.Param("ars"), g.GP64()).(reg.GPVirtual)
@@ -63,10 +67,11 @@ func (g *gen) tile(multiply func(b, a, acc reg.VecVirtual)) {
 	p := g.GP64()
 	g.MOVQ(c, p)
 	for i := range acc {
-		acc[i] = [2]reg.VecVirtual{g.zero(), g.zero()}
-		g.PREFETCHT0(operand.Mem{Base: p, Disp: 0})
-		if g.wide() {
-			g.PREFETCHT0(operand.Mem{Base: p, Disp: 64})
+		for v := range vectors {
+			acc[i][v] = g.zero()
+			if v == 0 || g.wide() {
+				g.PREFETCHT0(operand.Mem{Base: p, Disp: 64 * v})
+			}
 		}
 		if i+1 < g.rows {
 			g.ADDQ(ldc, p)
@@ -74,14 +79,17 @@ func (g *gen) tile(multiply func(b, a, acc reg.VecVirtual)) {
 	}
 	size := g.width * 4
 	step := func(u int) {
-		b0, b1 := g.vec(), g.vec()
-		g.VMOVUPS(operand.Mem{Base: b, Disp: 2 * u * size}, b0)
-		g.VMOVUPS(operand.Mem{Base: b, Disp: (2*u + 1) * size}, b1)
+		var row [2]reg.VecVirtual
+		for v := range vectors {
+			row[v] = g.vec()
+			g.VMOVUPS(operand.Mem{Base: b, Disp: (2*u + v) * size}, row[v])
+		}
 		for i := range acc {
-			v := g.vec()
-			g.VBROADCASTSS(element(i), v)
-			multiply(b0, v, acc[i][0])
-			multiply(b1, v, acc[i][1])
+			x := g.vec()
+			g.VBROADCASTSS(element(i), x)
+			for v := range vectors {
+				multiply(row[v], x, acc[i][v])
+			}
 		}
 		for _, t := range base {
 			g.ADDQ(cs, t)
@@ -105,16 +113,18 @@ func (g *gen) tile(multiply func(b, a, acc reg.VecVirtual)) {
 	g.JEQ(operand.LabelRef("store"))
 	g.MOVQ(c, p)
 	for i := range acc {
-		g.VADDPS(operand.Mem{Base: p}, acc[i][0], acc[i][0])
-		g.VADDPS(operand.Mem{Base: p, Disp: size}, acc[i][1], acc[i][1])
+		for v := range vectors {
+			g.VADDPS(operand.Mem{Base: p, Disp: v * size}, acc[i][v], acc[i][v])
+		}
 		if i+1 < g.rows {
 			g.ADDQ(ldc, p)
 		}
 	}
 	g.Label("store")
 	for i := range acc {
-		g.VMOVUPS(acc[i][0], operand.Mem{Base: c})
-		g.VMOVUPS(acc[i][1], operand.Mem{Base: c, Disp: size})
+		for v := range vectors {
+			g.VMOVUPS(acc[i][v], operand.Mem{Base: c, Disp: v * size})
+		}
 		if i+1 < g.rows {
 			g.ADDQ(ldc, c)
 		}
@@ -128,6 +138,24 @@ func (g *gen) tile(multiply func(b, a, acc reg.VecVirtual)) {
 func (g *gen) pack(name string, n int) {
 	g.text(name, "func(dst, src *float32, stride, k int)",
 		fmt.Sprintf("copies k rows of %d elements at a distance of at least %[1]d.", n))
+	g.packRows(n, nil)
+}
+
+// packSum is pack that also adds the rows up, in as many vectors as a row has.
+func (g *gen) packSum(name string, n int) {
+	g.text(name, "func(dst, src *float32, stride, k int, sum *float32)",
+		fmt.Sprintf("copies k rows of %d elements at a distance of at least %[1]d, and sets %d elements from sum on to their sum and anything.", n, (n+7)/8*8))
+	sums := make([]reg.VecVirtual, (n+7)/8)
+	for i := range sums {
+		v := g.YMM()
+		g.VXORPS(v, v, v)
+		sums[i] = v
+	}
+	g.packRows(n, sums)
+}
+
+// packRows is the body of pack, and of packSum if there are sums.
+func (g *gen) packRows(n int, sums []reg.VecVirtual) {
 	dst := g.Load(g.Param("dst"), g.GP64()).(reg.GPVirtual)
 	src := g.Load(g.Param("src"), g.GP64()).(reg.GPVirtual)
 	stride := g.Load(g.Param("stride"), g.GP64()).(reg.GPVirtual)
@@ -141,6 +169,9 @@ func (g *gen) pack(name string, n int) {
 				v := g.YMM()
 				g.VMOVUPS(from, v)
 				g.VMOVUPS(v, to)
+				if sums != nil && !exact {
+					g.VADDPS(v, sums[i/8], sums[i/8])
+				}
 				i += 8
 			case left >= 4:
 				v := g.XMM()
@@ -152,6 +183,11 @@ func (g *gen) pack(name string, n int) {
 				g.MOVQ(from, v)
 				g.MOVQ(v, to)
 				i += 2
+			}
+		}
+		if sums != nil && exact { // of the copy, behind which there is more to read
+			for i, v := range sums {
+				g.VADDPS(operand.Mem{Base: dst, Disp: 32 * i}, v, v)
 			}
 		}
 		g.ADDQ(stride, src)
@@ -173,6 +209,12 @@ func (g *gen) pack(name string, n int) {
 	g.JEQ(operand.LabelRef("done"))
 	row(true)
 	g.Label("done")
+	if sums != nil {
+		sum := g.Load(g.Param("sum"), g.GP64()).(reg.GPVirtual)
+		for i, v := range sums {
+			g.VMOVUPS(v, operand.Mem{Base: sum, Disp: 32 * i})
+		}
+	}
 	g.end()
 }
 
@@ -195,6 +237,35 @@ func (g *gen) copyRows() {
 	g.loop(base, cols, 4, func(l *lanes) { l.store(l.load("src"), "dst") })
 	g.ADDQ(ldd, base["dst"])
 	g.ADDQ(lds, base["src"])
+	g.DECQ(rows)
+	g.JMP(operand.LabelRef("row"))
+	g.Label("end")
+	g.end()
+}
+
+// prefetch asks for rows of a matrix to be brought to the second-level cache.
+func (g *gen) prefetch() {
+	g.text("prefetch", "func(p *byte, stride, rows, size int)",
+		"brings rows of size bytes at a distance of stride bytes to the second-level cache.")
+	p := g.Load(g.Param("p"), g.GP64()).(reg.GPVirtual)
+	stride := g.Load(g.Param("stride"), g.GP64()).(reg.GPVirtual)
+	rows := g.Load(g.Param("rows"), g.GP64()).(reg.GPVirtual)
+	size := g.Load(g.Param("size"), g.GP64()).(reg.GPVirtual)
+	at := g.GP64()
+	g.DECQ(size)
+	g.Label("row")
+	g.TESTQ(rows, rows)
+	g.JEQ(operand.LabelRef("end"))
+	g.MOVQ(size, at)
+	g.Label("line") // from the last byte to the first, so that every line of the row is met
+	g.PREFETCHT1(operand.Mem{Base: p, Index: at, Scale: 1})
+	g.SUBQ(operand.U8(64), at)
+	g.CMPQ(at, operand.U32(0))
+	g.JLT(operand.LabelRef("first"))
+	g.JMP(operand.LabelRef("line"))
+	g.Label("first")
+	g.PREFETCHT1(operand.Mem{Base: p})
+	g.ADDQ(stride, p)
 	g.DECQ(rows)
 	g.JMP(operand.LabelRef("row"))
 	g.Label("end")
