@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"vlmo-train/kernels"
@@ -28,6 +29,7 @@ type options struct {
 	threads, batch, image  int
 	warmup, steps          int
 	clock, profile         string
+	savings                string
 	maxMemory, maxSeconds  float64
 }
 
@@ -41,6 +43,7 @@ type result struct {
 	Model     string    `json:"model"`
 	Image     int       `json:"image"`
 	Batch     int       `json:"batch"`
+	Savings   string    `json:"savings,omitempty"`
 	Warmup    []float64 `json:"warmup"`
 	Seconds   []float64 `json:"seconds"`
 	PerSecond float64   `json:"per_second"`
@@ -69,6 +72,7 @@ func main() {
 	flag.IntVar(&o.warmup, "warmup", 1, "steps before those that count")
 	flag.IntVar(&o.steps, "steps", 2, "steps that count")
 	flag.StringVar(&o.clock, "clock", "wall", "wall; or cpu, processor time over threads, for a machine that does other work as well")
+	flag.StringVar(&o.savings, "savings", "", "none, or a list with commas of top-rows, drop-rows, distinct, recompute, pack-weights (empty: as in training)")
 	flag.StringVar(&o.profile, "profile", "", "write a table and a trace of the counted steps into this folder")
 	flag.Float64Var(&o.maxMemory, "max-memory", 0, "GiB; skip what is counted to need more (0: do not)")
 	flag.Float64Var(&o.maxSeconds, "max-seconds", 0, "skip steps that would last longer at the speed of products (0: do not)")
@@ -150,6 +154,31 @@ func model(name, precision string) (c vlmo.Config, drop float64, err error) {
 	return c, drop, nil
 }
 
+// savings reads the list of those that are on.
+func savings(list string) (*vlmo.Savings, error) {
+	s := new(vlmo.Savings)
+	if list == "none" {
+		return s, nil
+	}
+	for _, name := range strings.Split(list, ",") {
+		switch name {
+		case "top-rows":
+			s.TopRows = true
+		case "drop-rows":
+			s.DropRows = true
+		case "distinct":
+			s.Distinct = true
+		case "recompute":
+			s.Recompute = true
+		case "pack-weights":
+			s.PackWeights = true
+		default:
+			return nil, fmt.Errorf("unknown saving %q, want top-rows, drop-rows, distinct, recompute or pack-weights", name)
+		}
+	}
+	return s, nil
+}
+
 // steps measures steps of a task.
 func steps(dev kernels.Device, o *options, now func() float64) error {
 	name, batch := "base", 8
@@ -175,15 +204,21 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 	if o.image > 0 {
 		c.ImageSize = o.image
 	}
+	var on *vlmo.Savings
+	if o.savings != "" {
+		if on, err = savings(o.savings); err != nil {
+			return err
+		}
+	}
 	fixed := 0
 	if name == "small" {
 		fixed = c.MaxText
 	}
 	r := result{Task: o.task, Precision: o.precision, Threads: o.threads, Clock: o.clock, Impl: "vlmo-train", Model: name, Image: c.ImageSize,
-		Batch: batch, Warmup: []float64{}, Seconds: []float64{}, Device: dev.Name()}
+		Batch: batch, Savings: o.savings, Warmup: []float64{}, Seconds: []float64{}, Device: dev.Name()}
 	data := func(step int) *vlmo.Batch { return synthetic(&c, step, batch, fixed) }
 
-	if r.FLOPs, r.Memory, err = count(o.task, c, drop, data); err != nil {
+	if r.FLOPs, r.Memory, err = count(o.task, c, drop, on, data); err != nil {
 		return err
 	}
 	if gib := float64(r.Memory) / (1 << 30); o.maxMemory > 0 && gib > o.maxMemory {
@@ -210,7 +245,7 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 		prof = profile.New(dev, peak, o.steps)
 		dev = prof
 	}
-	t, err := newTask(dev, o.task, c, drop)
+	t, err := newTask(dev, o.task, c, drop, on)
 	if err != nil {
 		return err
 	}

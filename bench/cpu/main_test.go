@@ -65,12 +65,12 @@ func testSteps(t *testing.T, c vlmo.Config) {
 	}
 	for _, kind := range []string{"pretrain", "embed-image", "embed-text"} {
 		data := func(step int) *vlmo.Batch { return synthetic(&c, step, 4, 16) }
-		flops, memory, err := count(kind, c, 0, data)
+		flops, memory, err := count(kind, c, 0, nil, data)
 		if err != nil {
 			t.Fatal(err)
 		}
 		prof := profile.New(dev, profile.Peak{}, 1)
-		k, err := newTask(prof, kind, c, 0)
+		k, err := newTask(prof, kind, c, 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@
   run.py compare   steps of pre-training and embedding, vlmo-train and peers in turn
   run.py gemm      matrix products, beside torch.mm and NumPy
   run.py scaling   vlmo-train alone: time and memory over batch, image and model size
+  run.py savings   vlmo-train alone: a step of pre-training with each exact saving alone, and with all
 
 Every measurement is a process of its own. They alternate (A B C A B C …), so
 that a machine that becomes slower or faster does so for all. Results go to
@@ -193,9 +194,36 @@ def scaling(a, r):
             f"large products more than {a.max_seconds} s a step."] + sections
 
 
+SAVINGS = ("top-rows", "drop-rows", "distinct", "recompute", "pack-weights")
+
+
+def savings(a, r):
+    ways = ["none", *SAVINGS, ",".join(SAVINGS[:4]), ",".join(SAVINGS)]
+    sections = []
+    for precision in a.precisions:
+        for threads in a.threads:
+            got = {w: [] for w in ways}
+            for _ in range(a.rounds):
+                for way in ways:
+                    got[way] += r.run("vlmo-train", threads, [
+                        "--task", "pretrain", "--precision", precision, "--savings", way, "--warmup", str(a.warmup),
+                        "--steps", str(a.steps), "--clock", a.clock])
+            base = statistics.median(s for x in got["none"] for s in x["seconds"])
+            rows = []
+            for way in ways:
+                seconds = [s for x in got[way] for s in x["seconds"]]
+                rows.append([way.replace(",", ", "), f"{got[way][0]['flops'] / 1e12:.2f}", f"{got[way][0]['memory'] / 2**30:.2f}",
+                             f"{max(x['peak_rss'] for x in got[way]) / 2**30:.2f}", spread(seconds),
+                             f"{base / statistics.median(seconds):.2f}"])
+            sections.append(f"## {precision}, {threads} thread{'s' * (threads > 1)}\n\n" + table(
+                ["on", "TFLOP a step", "device memory, GiB", "peak RSS, GiB", "s a step", "× as fast as none"], rows))
+    return ["VLMo-Base, batch 8, drop path 0.1, captions of 8 to 16 tokens. No padding is ever computed, and only masked positions "
+            "are decoded: these have no switch."] + sections
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("compare", "gemm", "scaling"))
+    p.add_argument("what", choices=("compare", "gemm", "scaling", "savings"))
     p.add_argument("--name", help="of the results file (default: what is measured)")
     p.add_argument("--note", default="", help="a sentence about the machine, for the results file")
     p.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
@@ -216,8 +244,8 @@ def main():
     before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         r = Runner(build(folder))
-        facts = machine(a.what != "scaling")
-        parts = {"compare": compare, "gemm": gemm, "scaling": scaling}[a.what](a, r)
+        facts = machine(a.what in ("compare", "gemm"))
+        parts = {"compare": compare, "gemm": gemm, "scaling": scaling, "savings": savings}[a.what](a, r)
     after = os.getloadavg()
     facts.append("load average {:.2f} {:.2f} {:.2f} before, {:.2f} {:.2f} {:.2f} after".format(*before, *after))
     if a.clock == "cpu":
@@ -227,7 +255,7 @@ def main():
     facts.append("command: `" + shlex.join(["python3", "bench/cpu/run.py", *sys.argv[1:]]) + "`, which ran")
     facts += [f"  - `{c}`" for c in r.commands] if len(r.commands) <= 40 else ["  - too many to list"]
     name = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}-cpu-{a.name or a.what}.md"
-    title = {"compare": "Steps beside PyTorch", "gemm": "Matrix products", "scaling": "Time and memory over sizes"}[a.what]
+    title = {"compare": "Steps beside PyTorch", "gemm": "Matrix products", "scaling": "Time and memory over sizes", "savings": "The exact savings"}[a.what]
     raw = "\n".join(json.dumps(x) for x in r.lines) if a.what != "gemm" else ""
     text = f"# {title}\n\n" + "\n".join(f if f.startswith("  ") else "- " + f for f in facts) + "\n\n" + "\n\n".join(parts) + "\n"
     if raw:

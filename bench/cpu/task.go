@@ -16,13 +16,17 @@ type task struct {
 	opt  engine.Optimizer
 }
 
-func newTask(dev kernels.Device, kind string, c vlmo.Config, drop float64) (*task, error) {
+// newTask makes a task with the savings that package train has on, or others.
+func newTask(dev kernels.Device, kind string, c vlmo.Config, drop float64, savings *vlmo.Savings) (*task, error) {
 	m, err := vlmo.New(dev, c, training(kind))
 	if err != nil {
 		return nil, err
 	}
 	m.DropPath = drop
 	m.PackWeights = !training(kind)
+	if savings != nil {
+		m.Savings = *savings
+	}
 	m.Init(1)
 	return &task{kind: kind, m: m, s: engine.NewStep(dev, 1), opt: engine.Optimizer{Beta1: 0.9, Beta2: 0.98, Eps: 1e-8, Decay: 0.01}}, nil
 }
@@ -87,9 +91,9 @@ func (t *task) embed(number int, b *vlmo.Batch) error {
 }
 
 // count returns the FLOPs and the device memory of a step without running it.
-func count(kind string, c vlmo.Config, drop float64, data func(step int) *vlmo.Batch) (flops, memory int64, err error) {
+func count(kind string, c vlmo.Config, drop float64, savings *vlmo.Savings, data func(step int) *vlmo.Batch) (flops, memory int64, err error) {
 	dev := new(kernels.Counter)
-	t, err := newTask(dev, kind, c, drop)
+	t, err := newTask(dev, kind, c, drop, savings)
 	if err != nil {
 		return 0, 0, err
 	}
