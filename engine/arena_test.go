@@ -132,3 +132,29 @@ func TestArenaOutOfMemory(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// A reserved arena takes its memory at once and never more than asked.
+func TestArenaReserve(t *testing.T) {
+	dev := &counting{Device: ref.New()}
+	a := NewArena(dev)
+	a.Reserve(3 << 20)
+	for range 2 {
+		for range 3 {
+			a.Tensor(kernels.F32, 1<<10, 1<<8)
+		}
+		if err := a.Err(); err != nil || a.Allocations() != 1 || dev.bytes != 3<<20 {
+			t.Fatalf("%d allocations, %d bytes, error %v; want 1, %d, nil", a.Allocations(), dev.bytes, err, 3<<20)
+		}
+		a.Reset()
+	}
+	a.Reserve(1 << 30) // in use already
+	a.Tensor(kernels.F32, 1<<10, 1<<10)
+	if a.Allocations() != 2 {
+		t.Errorf("%d allocations, want 2", a.Allocations())
+	}
+	small := NewArena(&counting{Device: ref.New(), limit: 1 << 20})
+	small.Reserve(2 << 20)
+	if err := small.Err(); err == nil || !strings.Contains(err.Error(), "2097152 bytes") {
+		t.Errorf("error %v", err)
+	}
+}

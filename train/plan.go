@@ -61,6 +61,10 @@ func (p *StagePlan) MemoryBytes() int64 {
 // caption's mean of about 14 pieces with [CLS] and [SEP].
 const captionTokens = 14
 
+// planSlack says what part more than the plan a stage reserves: texts are
+// longer in some batches than in others.
+const planSlack = 32
+
 // planSample is how many texts are measured.
 const planSample = 256
 

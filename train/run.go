@@ -40,6 +40,8 @@ type Run struct {
 	// Strict makes the first unreadable picture an error; otherwise up to 1 %
 	// of a set are skipped and counted.
 	Strict bool
+	// Plan, if there is one, tells each stage how much memory to reserve.
+	Plan *Plan
 
 	tok    *text.Tokenizer
 	pairs  sets
@@ -386,6 +388,10 @@ func (r *Run) stage(ctx context.Context, index int) error {
 			s.store.Close()
 		}
 	}()
+	if r.Plan != nil {
+		n := r.Plan.Stages[index].ActivationBytes
+		s.step.Arena.Reserve(int(n + n/planSlack))
+	}
 	var st state
 	dir := r.checkpoints(index)
 	if r.Resume {

@@ -218,7 +218,8 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 		Batch: batch, Savings: o.savings, Warmup: []float64{}, Seconds: []float64{}, Device: dev.Name()}
 	data := func(step int) *vlmo.Batch { return synthetic(&c, step, batch, fixed) }
 
-	if r.FLOPs, r.Memory, err = count(o.task, c, drop, on, data); err != nil {
+	var activations int64
+	if r.FLOPs, activations, r.Memory, err = count(o.task, c, drop, on, data); err != nil {
 		return err
 	}
 	if gib := float64(r.Memory) / (1 << 30); o.maxMemory > 0 && gib > o.maxMemory {
@@ -249,6 +250,7 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 	if err != nil {
 		return err
 	}
+	t.s.Arena.Reserve(int(activations + activations/16)) // steps differ by what drop path drops
 	for i := range o.warmup + o.steps {
 		b := data(i)
 		if prof != nil && i >= o.warmup {

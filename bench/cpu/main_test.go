@@ -65,7 +65,7 @@ func testSteps(t *testing.T, c vlmo.Config) {
 	}
 	for _, kind := range []string{"pretrain", "embed-image", "embed-text"} {
 		data := func(step int) *vlmo.Batch { return synthetic(&c, step, 4, 16) }
-		flops, memory, err := count(kind, c, 0, nil, data)
+		flops, _, memory, err := count(kind, c, 0, nil, data)
 		if err != nil {
 			t.Fatal(err)
 		}

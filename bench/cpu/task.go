@@ -90,21 +90,20 @@ func (t *task) embed(number int, b *vlmo.Batch) error {
 	return t.s.Err()
 }
 
-// count returns the FLOPs and the device memory of a step without running it.
-func count(kind string, c vlmo.Config, drop float64, savings *vlmo.Savings, data func(step int) *vlmo.Batch) (flops, memory int64, err error) {
+// count returns the FLOPs of a step, its activations and all its device
+// memory in bytes, without running it.
+func count(kind string, c vlmo.Config, drop float64, savings *vlmo.Savings, data func(step int) *vlmo.Batch) (flops, activations, memory int64, err error) {
 	dev := new(kernels.Counter)
 	t, err := newTask(dev, kind, c, drop, savings)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
+	parameters := dev.Peak
 	b := data(0)
-	// After the first step the arena is one piece.
-	for i := range 2 {
-		before := dev.FLOPs
-		if _, err := t.step(i, b); err != nil {
-			return 0, 0, fmt.Errorf("counting a step: %w", err)
-		}
-		flops = dev.FLOPs - before
+	before := dev.FLOPs
+	if _, err := t.step(0, b); err != nil {
+		return 0, 0, 0, fmt.Errorf("counting a step: %w", err)
 	}
-	return flops, dev.Peak, nil
+	activations = int64(t.s.Arena.Peak())
+	return dev.FLOPs - before, activations, parameters + activations, nil
 }

@@ -118,7 +118,8 @@ func savedModel(c *cli.Context, kinds ...config.Kind) (r *train.Run, path string
 	return r, path, err
 }
 
-// showSchedule prints what is about to happen and how long it will take.
+// showSchedule plans the run, and prints what is about to happen and how long
+// it will take.
 func showSchedule(w io.Writer, r *train.Run) error {
 	p, err := train.NewPlan(r.Config)
 	if err != nil {
@@ -129,6 +130,7 @@ func showSchedule(w io.Writer, r *train.Run) error {
 		return err
 	}
 	fmt.Fprintf(w, "%s on %s, %.0f GFLOP/s in matrix products; results go to %s\n\n", r.Config.Name, r.Dev.Name(), speed/1e9, r.Config.Out)
+	r.Plan = p
 	if err := p.WriteSchedule(w, speed); err != nil {
 		return err
 	}
