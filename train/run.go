@@ -271,6 +271,12 @@ func (r *Run) writeConfig() error {
 	}
 	path := filepath.Join(r.Config.Out, "config.yaml")
 	if old, err := os.ReadFile(path); err == nil && r.Resume {
+		// What another version wrote may say the same in other words.
+		if c, err := config.Parse(path, old); err == nil {
+			if old, err = c.Marshal(); err != nil {
+				return err
+			}
+		}
 		if d := firstDifference(string(old), string(y)); d != "" {
 			return fmt.Errorf("train: %s is of another configuration than this run's: %s", path, d)
 		}
