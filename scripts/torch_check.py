@@ -9,6 +9,7 @@
 """
 
 import collections
+import inspect
 import json
 import os
 import struct
@@ -55,7 +56,11 @@ def write_safetensors(path, tensors):
 
 
 def read(pt, truth, *options):
-    got = torch.load(pt, weights_only=True, mmap=True if "mmap" in options else None)
+    how = {"mmap": True} if "mmap" in options else {}
+    if how and "mmap" not in inspect.signature(torch.load).parameters:
+        print(f"PyTorch {torch.__version__} maps no files")
+        return
+    got = torch.load(pt, weights_only=True, **how)
     want = read_safetensors(truth)
     if list(got) and set(got) != set(want):
         sys.exit(f"names differ: {sorted(set(got) ^ set(want))}")

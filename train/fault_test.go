@@ -224,6 +224,18 @@ func TestResumeMismatch(t *testing.T) {
 	if err := os.Remove(filepath.Join(c.Out, "config.yaml")); err != nil {
 		t.Fatal(err)
 	}
+	// The same values in other words are the same configuration.
+	y, err := c.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Replace(string(y), "threads: ", "# one a processor\nthreads:   ", 1)
+	if words == string(y) {
+		t.Fatalf("no threads in\n%s", y)
+	}
+	if err := os.WriteFile(filepath.Join(c.Out, "config.yaml"), []byte(words), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	if err := start(t.Context(), t, c, 1, true); err != nil {
 		t.Error(err)
 	}

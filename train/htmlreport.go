@@ -162,6 +162,10 @@ func (r *Run) Restore(path string) (*vlmo.Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("train: %s: %w", path, err)
 	}
+	// Features need no pooler, which a file may lack.
+	if kind == config.Retrieval {
+		h.Initialised = slices.DeleteFunc(h.Initialised, func(name string) bool { return strings.HasPrefix(name, "pooler.") })
+	}
 	if len(h.Initialised) > 0 {
 		return nil, fmt.Errorf("train: %s lacks %d tensors that retrieval needs, such as %s", path, len(h.Initialised), h.Initialised[0])
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -143,6 +144,7 @@ func TestReportOfTinyRun(t *testing.T) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
+	html = regexp.MustCompile(`base64,[^"]*`).ReplaceAll(html, nil) // pictures may spell anything
 	if bytes.Contains(html, []byte("NaN")) || bytes.Contains(html, []byte("-100.0")) {
 		t.Error("the page shows a number that is none")
 	}

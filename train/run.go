@@ -190,7 +190,7 @@ func (r *Run) loadVisual(path string) (err error) {
 }
 
 // modelConfig returns the model of a stage: the configuration's backbone with
-// the heads the stage trains.
+// the tensors that the original's checkpoints of that task have.
 func (r *Run) modelConfig(st *config.Stage) vlmo.Config {
 	m := &r.Config.Model
 	c := vlmo.Config{ImageSize: m.ImageSize, Patch: m.Patch, Dim: m.Dim, Depth: m.Depth, Heads: m.Heads, Hidden: m.FFNRatio * m.Dim,
@@ -199,15 +199,17 @@ func (r *Run) modelConfig(st *config.Stage) vlmo.Config {
 	if r.Config.Precision == config.BF16 {
 		c.Compute = kernels.BF16
 	}
+	// The original's models have a pooler whether they use it or not, and no
+	// vision-language experts before there are pairs.
 	switch st.Kind {
 	case config.Vision:
-		c.With.Codes = r.Config.Visual.Codes
+		c.With.Codes, c.VLStart = r.Config.Visual.Codes, c.Depth
 	case config.Text:
-		c.With.MLM = true
+		c.With.MLM, c.With.Pooler, c.VLStart = true, true, c.Depth
 	case config.VL:
 		c.With.MLM, c.With.ITC, c.With.ITM = true, true, true
 	case config.Retrieval:
-		c.With.RetrievalScale = true
+		c.With.RetrievalScale, c.With.Pooler = true, true
 	}
 	return c
 }
@@ -271,6 +273,12 @@ func (r *Run) writeConfig() error {
 	}
 	path := filepath.Join(r.Config.Out, "config.yaml")
 	if old, err := os.ReadFile(path); err == nil && r.Resume {
+		// What another version wrote may say the same in other words.
+		if c, err := config.Parse(path, old); err == nil {
+			if old, err = c.Marshal(); err != nil {
+				return err
+			}
+		}
 		if d := firstDifference(string(old), string(y)); d != "" {
 			return fmt.Errorf("train: %s is of another configuration than this run's: %s", path, d)
 		}

@@ -4,7 +4,10 @@
 // prepared for training: decode, random crop and bicubic resize to 224, flip, RandAugment,
 // normalise. run.sh holds it against peer.py.
 //
-//	decode FOLDER SECONDS [whole|decode|norand]
+//	decode FOLDER SECONDS [whole|every|norand|decode]
+//
+// whole has RandAugment as the original, with a probability of 0.5 for each
+// operation; every applies all that are drawn, as torchvision does.
 package main
 
 import (
@@ -29,7 +32,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 || len(args) > 3 {
-		return fmt.Errorf("usage: decode FOLDER SECONDS [whole|decode|norand]")
+		return fmt.Errorf("usage: decode FOLDER SECONDS [whole|every|norand|decode]")
 	}
 	what := "whole"
 	if len(args) == 3 {
@@ -55,8 +58,11 @@ func run(args []string) error {
 	runtime.GOMAXPROCS(1)
 
 	a := img.Augment{CropArea: [2]float64{0.5, 1}, Flip: 0.5, Rand: img.RandAugment{Ops: 2, Level: 7}}
-	if what == "norand" {
+	switch what {
+	case "norand":
 		a.Rand = img.RandAugment{}
+	case "every":
+		a.Rand.Kind = img.RandPillow
 	}
 	aug, err := img.NewAugmenter(a)
 	if err != nil {

@@ -5,7 +5,7 @@ Pillow decodes; torchvision crops and resizes to 224, flips, applies
 RandAugment, makes a tensor and normalises it: what the original does, but with
 torchvision's RandAugment in place of its own OpenCV one.
 
-    python peer.py FOLDER SECONDS [whole|decode|norand]
+    python peer.py FOLDER SECONDS [whole|every|norand|decode]
 """
 import glob
 import io
@@ -24,7 +24,7 @@ what = sys.argv[3] if len(sys.argv) > 3 else "whole"
 files = [open(f, "rb").read() for f in sorted(glob.glob(os.path.join(folder, "*.jpg")))]
 transform = T.Compose(
     [T.RandomResizedCrop(224, scale=(0.5, 1), interpolation=T.InterpolationMode.BICUBIC), T.RandomHorizontalFlip()]
-    + ([T.RandAugment(2, 7)] if what == "whole" else [])
+    + ([T.RandAugment(2, 7)] if what in ("whole", "every") else [])
     + [T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)]
 )
 

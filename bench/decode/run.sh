@@ -2,14 +2,17 @@
 # Holds data/img against Pillow and torchvision: pictures prepared for training
 # a second of processor time, by each in turn, ROUNDS times.
 #
-#   bench/decode/run.sh [ROUNDS [SECONDS]]
+#   bench/decode/run.sh [ROUNDS [SECONDS [WHAT...]]]
 #
+# WHAT is whole, every, norand, decode, or by default all of them; see main.go.
 # PYTHON has torch, torchvision, Pillow and NumPy; PYTHON_SIMD, if set, the same
 # with Pillow-SIMD. Where pkg-config knows libturbojpeg, the build with the tag
 # turbo takes part too. CPU is the processor to run on (1).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 rounds=${1:-7} seconds=${2:-2}
+whats=("${@:3}")
+if [ ${#whats[@]} -eq 0 ]; then whats=(whole every norand decode); fi
 : "${PYTHON:=python3}" "${CPU:=1}"
 
 tmp=$(mktemp -d)
@@ -36,7 +39,7 @@ measure() { # RUNNER WHAT
 }
 
 for ((i = 1; i <= rounds; i++)); do
-  for what in whole norand decode; do
+  for what in "${whats[@]}"; do
     for r in "${runners[@]}"; do
       echo "$what $r $(measure "$r" "$what")" >>"$tmp/results"
     done

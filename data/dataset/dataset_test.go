@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -345,6 +346,17 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// link makes a symbolic link, or skips the test where there is none.
+func link(t *testing.T, to, name string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(to, name); err != nil {
+		t.Skip(err)
+	}
+}
+
 func TestClasses(t *testing.T) {
 	dir := write(t,
 		"dog/rex.JPEG", picture(t, 1, 1, 5), "dog/notes.txt", "no picture", "dog/.hidden.png", "",
@@ -373,6 +385,30 @@ func TestClasses(t *testing.T) {
 		if e, err := Words(d, i); err != nil || !reflect.DeepEqual(e, w) {
 			t.Errorf("example %d without its picture: %+v, %v, want %+v", i, e, err, w)
 		}
+	}
+
+	// Folders and pictures may be links, but not in a circle.
+	links := t.TempDir()
+	for name, to := range map[string]string{"bird": filepath.Join(dir, "cat"), "lost": filepath.Join(dir, "none"), "fish/a.png": filepath.Join(dir, "cat", "tom.png")} {
+		link(t, to, filepath.Join(links, name))
+	}
+	if d, err = OpenClasses(Options{Path: links}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for i := range d.Len() {
+		e, err := d.Example(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.ID+" "+strings.Join(e.Keywords, ","))
+	}
+	if list := []string{"bird/tom.png bird", "bird/a/kit.png bird", "fish/a.png fish"}; !slices.Equal(got, list) {
+		t.Errorf("through links: %q, want %q", got, list)
+	}
+	link(t, links, filepath.Join(links, "fish", "back"))
+	if _, err := OpenClasses(Options{Path: links}); err == nil || !strings.Contains(err.Error(), "does a link lead back?") {
+		t.Errorf("links in a circle: %v", err)
 	}
 
 	for _, test := range []struct {

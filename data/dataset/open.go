@@ -81,23 +81,23 @@ func (o *Options) decode() img.Options {
 // usual names, given in brackets, and may be missing, but there are pictures or
 // captions.
 type Columns struct {
-	Image    string   `yaml:"image"`    // [image, image_0]: encoded bytes, a struct of bytes and path, or a path
-	Image2   string   `yaml:"image2"`   // [image_1]
-	Captions []string `yaml:"captions"` // [caption, captions, text]: strings or lists of strings
-	Keywords []string `yaml:"keywords"` // [keywords]: strings or lists of strings
-	ID       string   `yaml:"id"`       // [image_id, identifier, id]
-	Group    string   `yaml:"group"`    // [none: the ID]
+	Image    string   `yaml:"image,omitempty"`    // [image, image_0]: encoded bytes, a struct of bytes and path, or a path
+	Image2   string   `yaml:"image2,omitempty"`   // [image_1]
+	Captions []string `yaml:"captions,omitempty"` // [caption, captions, text]: strings or lists of strings
+	Keywords []string `yaml:"keywords,omitempty"` // [keywords]: strings or lists of strings
+	ID       string   `yaml:"id,omitempty"`       // [image_id, identifier, id]
+	Group    string   `yaml:"group,omitempty"`    // [none: the ID]
 
 	// Lists of the same length, or single values, in sets of questions.
-	Questions   string `yaml:"questions"`    // [questions, question]
-	QuestionIDs string `yaml:"question_ids"` // [question_id]
-	Answers     string `yaml:"answers"`      // [answers]
-	Labels      string `yaml:"labels"`       // [answer_labels]
-	Scores      string `yaml:"scores"`       // [answer_scores]
+	Questions   string `yaml:"questions,omitempty"`    // [questions, question]
+	QuestionIDs string `yaml:"question_ids,omitempty"` // [question_id]
+	Answers     string `yaml:"answers,omitempty"`      // [answers]
+	Labels      string `yaml:"labels,omitempty"`       // [answer_labels]
+	Scores      string `yaml:"scores,omitempty"`       // [answer_scores]
 
 	// Names are the columns of a TSV or CSV file that has no line with their
 	// names.
-	Names []string `yaml:"names"`
+	Names []string `yaml:"names,omitempty"`
 }
 
 // ErrEmpty says that a table has columns and no rows, as a split without pictures is

@@ -17,7 +17,7 @@ func Formats() []Format {
 // isTar reports whether a file's name is that of a tar file.
 func isTar(path string) bool {
 	path = strings.ToLower(path)
-	for _, ext := range []string{".tar", ".tar.gz", ".tgz"} {
+	for _, ext := range []string{".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"} {
 		if strings.HasSuffix(path, ext) {
 			return true
 		}

@@ -44,6 +44,20 @@ func Name(d Dataset, i int) string {
 	return fmt.Sprintf("example %d", i)
 }
 
+// ShardName names shard k of s without opening it, likewise.
+func ShardName(s Sharded, k int) string {
+	switch s := s.(type) {
+	case *WebDataset:
+		return s.paths[k]
+	case textShards:
+		return ShardName(s.Sharded, k)
+	case *shardList:
+		set, k := s.find(k)
+		return ShardName(set, k)
+	}
+	return fmt.Sprintf("shard %d of %d", k+1, s.Shards())
+}
+
 // namer is a Dataset that knows the names of its examples by heart.
 type namer interface{ name(i int) string }
 
@@ -168,11 +182,17 @@ func (l *shardList) Shard(ctx context.Context, k int) (Shard, error) {
 	if err := checkIndex(k, l.Shards()); err != nil {
 		return nil, err
 	}
+	set, k := l.find(k)
+	return set.Shard(ctx, k)
+}
+
+// find returns the set that shard k is of, and its number there.
+func (l *shardList) find(k int) (Sharded, int) {
 	s := sort.SearchInts(l.starts, k+1)
 	if s > 0 {
 		k -= l.starts[s-1]
 	}
-	return l.sets[s].Shard(ctx, k)
+	return l.sets[s], k
 }
 
 // parts is a set dealt into n shards: shard k has the examples k, k+n, k+2n, …

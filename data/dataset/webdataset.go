@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/klauspost/compress/zstd"
 
 	"vlmo-train/data/dataset/internal/tarfile"
 	"vlmo-train/data/img"
@@ -41,8 +44,8 @@ const FormatWebDataset Format = "webdataset"
 // is the shard's path, a slash and the key.
 //
 // Opening a shard reads the tar headers alone and examples are then read at
-// random, each with one read. Shards that are compressed by gzip, by whatever
-// name, are unpacked to a temporary file, gone when the shard is closed. What is
+// random, each with one read. Shards that are compressed by gzip or ZSTD, by
+// whatever name, are unpacked to a temporary file, gone when the shard is closed. What is
 // wrong with a shard's structure, such as a cut off end, is one example that
 // can't be read, after the whole ones.
 type WebDataset struct {
@@ -179,12 +182,13 @@ func openTar(ctx context.Context, path string) (*tarFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	var magic [2]byte
+	var magic [4]byte
 	if _, err := f.ReadAt(magic[:], 0); err != nil && err != io.EOF {
 		f.Close()
 		return nil, err
 	}
-	if magic != [2]byte{0x1f, 0x8b} {
+	decompress := decompressor(magic)
+	if decompress == nil {
 		info, err := f.Stat()
 		if err != nil {
 			f.Close()
@@ -202,7 +206,7 @@ func openTar(ctx context.Context, path string) (*tarFile, error) {
 	if os.Remove(out.temp) == nil {
 		out.temp = ""
 	}
-	out.size, out.damage, err = unpack(ctx, t, f)
+	out.size, out.damage, err = unpack(ctx, t, f, decompress)
 	if err != nil {
 		out.Close()
 		return nil, err
@@ -210,12 +214,32 @@ func openTar(ctx context.Context, path string) (*tarFile, error) {
 	return out, nil
 }
 
-// unpack writes the content of the gzip file r to w. damage is what is wrong
-// with the file, err what went wrong with reading or writing.
-func unpack(ctx context.Context, w io.Writer, r io.Reader) (n int64, damage, err error) {
+// decompressor returns what unpacks a file that begins with magic, nil where it
+// is not compressed.
+func decompressor(magic [4]byte) func(io.Reader) (io.ReadCloser, error) {
+	switch m := binary.LittleEndian.Uint32(magic[:]); {
+	case m&0xffff == 0x8b1f:
+		return func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) }
+	case m == 0xfd2fb528, m&^0xf == 0x184d2a50: // a frame, or one to be skipped, as pzstd begins with
+		return func(r io.Reader) (io.ReadCloser, error) {
+			// The window is the largest that the zstd command takes.
+			z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(1<<27))
+			if err != nil {
+				return nil, err
+			}
+			return z.IOReadCloser(), nil
+		}
+	}
+	return nil
+}
+
+// unpack writes what decompress makes of r to w. damage is what is wrong with
+// the file, err what went wrong with reading or writing.
+func unpack(ctx context.Context, w io.Writer, r io.Reader, decompress func(io.Reader) (io.ReadCloser, error)) (n int64, damage, err error) {
 	src := &source{ctx: ctx, r: r}
-	z, damage := gzip.NewReader(bufio.NewReaderSize(src, 1<<18))
+	z, damage := decompress(bufio.NewReaderSize(src, 1<<18))
 	if damage == nil {
+		defer z.Close()
 		b := bufio.NewWriterSize(w, 1<<18)
 		dst := &sink{w: b}
 		n, damage = io.Copy(dst, z)
@@ -230,7 +254,7 @@ func unpack(ctx context.Context, w io.Writer, r io.Reader) (n int64, damage, err
 		return n, nil, src.err
 	}
 	if damage != nil {
-		damage = fmt.Errorf("gzip: %w", damage)
+		damage = fmt.Errorf("compressed file: %w", damage)
 	}
 	return n, damage, nil
 }

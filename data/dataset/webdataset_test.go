@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"vlmo-train/data/dataset/internal/tarfile"
 	"vlmo-train/data/img"
 )
@@ -257,6 +259,67 @@ func zipped(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
+func zstandard(t testing.TB, b []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(b, nil)
+}
+
+// testdata/000000.tar.zst is the fixture of that name, compressed by the
+// command zstd 1.5.4 (-19).
+func TestWebDatasetZstandard(t *testing.T) {
+	if os.Getenv("VLMO_FIXTURES") != "" {
+		t.Skip("the file is of the own fixtures")
+	}
+	packed := filepath.Join("testdata", "000000.tar.zst")
+	plain := filepath.Join(fixtureDir("webdataset"), "000000.tar")
+	var want []Example
+	for _, path := range []string{plain, packed} {
+		d, err := OpenSet(Options{}, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, bad := readAll(t, d)
+		if len(bad) > 0 || len(got) == 0 {
+			t.Fatalf("%s: %d examples, %v", path, len(got), bad)
+		}
+		for i := range got {
+			got[i].ID = strings.TrimPrefix(got[i].ID, path)
+			got[i].Group = strings.TrimPrefix(got[i].Group, path)
+		}
+		if path == plain {
+			want = got
+		} else if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", path, got, want)
+		}
+	}
+	// Frames to be skipped come first, as pzstd writes them.
+	b, err := os.ReadFile(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := write(t, "a.tar.zst", "\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"+string(b))
+	d, err := OpenSet(Options{}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, bad := readAll(t, d); len(bad) > 0 || len(got) != len(want) {
+		t.Errorf("behind a skippable frame: %d examples, %v", len(got), bad)
+	}
+	// A window of a gigabyte is refused before it is made.
+	d, err = OpenSet(Options{}, write(t, "b.tar.zst", "\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, bad := readAll(t, d); len(got) != 0 || len(bad) != 1 || !strings.Contains(bad[0].Error(), "window") {
+		t.Errorf("a window of 1 GiB: %d examples, %v", len(got), bad)
+	}
+}
+
 func TestWebDatasetColumns(t *testing.T) {
 	png := picture(t, 2, 1, 7)
 	whole := tarOf(t,
@@ -345,14 +408,17 @@ func TestWebDatasetCutAnywhere(t *testing.T) {
 	}
 	whole := tarOf(t, members...)
 	dir := t.TempDir()
-	for _, compressed := range []bool{false, true} {
+	for _, compressed := range []string{"", "gzip", "zstd"} {
+		packed := whole
+		switch compressed {
+		case "gzip":
+			packed = zipped(t, whole)
+		case "zstd":
+			packed = zstandard(t, whole)
+		}
 		for cut := 0; cut <= len(whole); cut += 128 {
-			path := filepath.Join(dir, fmt.Sprintf("%v-%d.tar", compressed, cut))
-			b := whole[:cut]
-			if compressed {
-				z := zipped(t, whole)
-				b = z[:len(z)*cut/len(whole)]
-			}
+			path := filepath.Join(dir, fmt.Sprintf("%s-%d.tar", compressed, cut))
+			b := packed[:len(packed)*cut/len(whole)]
 			if err := os.WriteFile(path, b, 0o666); err != nil {
 				t.Fatal(err)
 			}
@@ -367,14 +433,14 @@ func TestWebDatasetCutAnywhere(t *testing.T) {
 				}
 			}
 			intact := cut == 0 || cut == len(whole)
-			if !compressed {
+			if compressed == "" {
 				intact = intact || cut >= len(whole)-1024 && cut%512 == 0
 				for _, e := range ends {
 					intact = intact || e[0] <= cut && cut <= e[1]
 				}
 			}
 			if intact != (len(bad) == 0) {
-				t.Errorf("cut at %d of %d (gzip %v): %d examples, %v", cut, len(whole), compressed, len(list), bad)
+				t.Errorf("cut at %d of %d (%s): %d examples, %v", cut, len(whole), compressed, len(list), bad)
 			}
 			if cut == len(whole) && len(list) != 4 {
 				t.Errorf("%d examples", len(list))
@@ -423,7 +489,7 @@ func TestOpenSet(t *testing.T) {
 	png := picture(t, 2, 1, 7)
 	a := string(tarOf(t, member{"1.png", png}, member{"1.txt", "one"}))
 	b := string(tarOf(t, member{"2.png", png}, member{"2.txt", "two"}))
-	dir := write(t, "t/0.tar", a, "t/1.tgz", string(zipped(t, []byte(b))), "t/x.json", "{}", "odd", a,
+	dir := write(t, "t/0.tar", a, "t/1.tgz", string(zipped(t, []byte(b))), "z/1.tar.zst", string(zstandard(t, []byte(b))), "t/x.json", "{}", "odd", a,
 		"p/3.png", png, "p/3.txt", "three", "l.txt", "four\n", "m.txt", "five\n")
 	captions := func(s Sharded, err error) string {
 		t.Helper()
@@ -446,6 +512,7 @@ func TestOpenSet(t *testing.T) {
 		want   string
 	}{
 		{"", "t", "one two"},
+		{"", "z", "two"},
 		{"", "t/{0,1}.t*", "one two"},
 		{"", "t/0.tar t/1.tgz", "one two"},
 		{FormatWebDataset, "odd", "one"},

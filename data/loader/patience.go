@@ -180,7 +180,7 @@ func (p Patience) open(ctx context.Context, s dataset.Sharded, k int) (shard dat
 		select {
 		case o = <-c:
 		case <-t.C:
-			o.err = &stalledError{fmt.Sprintf("shard %d of %d", k+1, s.Shards()), n + 1, stall}
+			o.err = &stalledError{dataset.ShardName(s, k), n + 1, stall}
 			leave(c, func(o opened) dataset.Shard { return o.s })
 		case <-ctx.Done():
 			o.err = ctx.Err()

@@ -14,7 +14,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
+	"go.yaml.in/yaml/v4"
 
 	"vlmo-train/data/dataset"
 )
@@ -185,26 +185,26 @@ type Data struct {
 type Set struct {
 	// Path is a file, a folder, or a pattern, or a list of these: braces count
 	// and list ({000..123}, {a,b}), and *, ? and [a-z] stand for names.
-	Path []string `yaml:"path"`
+	Path []string `yaml:"path,omitempty"`
 	// Format is found out from names and content where it is empty.
-	Format SetFormat `yaml:"format"`
+	Format SetFormat `yaml:"format,omitempty"`
 	// Split is the part of a published set to read: train, val, test and so on.
-	Split string `yaml:"split"`
+	Split string `yaml:"split,omitempty"`
 	// Images is the folder that paths of pictures are relative to, where it is
 	// not the format's own.
-	Images string `yaml:"images"`
+	Images string `yaml:"images,omitempty"`
 	// Columns name what is read of a table or of a tar file.
-	Columns dataset.Columns `yaml:"columns"`
+	Columns dataset.Columns `yaml:"columns,omitempty"`
 	// NormalizeAnswers looks VQA answers up after normalisation.
-	NormalizeAnswers bool `yaml:"normalize_answers"`
+	NormalizeAnswers bool `yaml:"normalize_answers,omitempty"`
 	// Orient turns pictures as their EXIF orientation says.
-	Orient bool `yaml:"orient"`
+	Orient bool `yaml:"orient,omitempty"`
 	// Gray16High takes the high byte of 16-bit gray pictures, which are clipped
 	// otherwise.
-	Gray16High bool `yaml:"gray16_high"`
+	Gray16High bool `yaml:"gray16_high,omitempty"`
 	// Weight says how often an example is of this set, relative to the other
 	// sets' weights. Either all sets of a list have one or none.
-	Weight float64 `yaml:"weight"`
+	Weight float64 `yaml:"weight,omitempty"`
 }
 
 // SetFormat is a format of files.
@@ -232,25 +232,8 @@ func (s Set) MarshalYAML() (any, error) {
 	if len(s.Path) == 1 && reflect.DeepEqual(s, Set{Path: s.Path}) {
 		return s.Path[0], nil
 	}
-	return sparse(reflect.ValueOf(s)), nil
-}
-
-// sparse returns the fields of a struct that are not zero.
-func sparse(v reflect.Value) yaml.MapSlice {
-	var out yaml.MapSlice
-	for i := range v.NumField() {
-		f := v.Field(i)
-		if f.IsZero() {
-			continue
-		}
-		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		var x any = f.Interface()
-		if f.Kind() == reflect.Struct {
-			x = sparse(f)
-		}
-		out = append(out, yaml.MapItem{Key: key, Value: x})
-	}
-	return out
+	type fields Set // without this method
+	return fields(s), nil
 }
 
 // Kind says what a stage trains.
@@ -424,7 +407,7 @@ func (r *Run) Stage(name string) *Stage {
 
 // Marshal returns the resolved configuration as YAML. Parsing it gives r back.
 func (r *Run) Marshal() ([]byte, error) {
-	text, err := yaml.MarshalWithOptions(r, yaml.IndentSequence(true))
+	text, err := yaml.Dump(r, yaml.WithCompactSeqIndent(false), yaml.WithLineWidth(-1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration %q: %w", r.Name, err)
 	}

@@ -233,10 +233,18 @@ func TestParseErrors(t *testing.T) {
 		{"stages:\n  - name: a\n    kind: vl\n    compat: yes\n", []string{`stages.a.compat: wants true or false, not "yes"`}},
 		{"stages: {a: 1}\n", []string{"stages: wants a list of stages, not a mapping"}},
 		{"name: a\nname: b\n", []string{"f.yaml:2: ", "already defined"}},
-		{"name: [a\n", []string{"f.yaml:1: "}},
+		{"name: [a\n", []string{"f.yaml:2: did not find", "sequence of line 1"}},
+		{"name: a\n  b: c\n", []string{"f.yaml:2: "}},
+		{"name: \xff\n", []string{"f.yaml: ", "UTF-8"}},
 		{"name: a\n---\nname: b\n", []string{"f.yaml:3: a second document"}},
 		{"- a\n", []string{"f.yaml:1: wants a mapping of keys to values, not a list of 1"}},
-		{"name: &a x\nout: *a\n", []string{"f.yaml:1: name: wants a text, not a YAML anchor"}},
+		{"name: !a x\n", []string{"f.yaml:1: name: wants a text, not a value of the YAML tag !a"}},
+		{"<<: {name: a}\n", []string{"f.yaml:1: a value of the YAML tag !!merge is no key"}},
+		{"[name]: a\n", []string{"f.yaml:1: a list of 1 is no key"}},
+		{strings.Repeat("[", 100), []string{"f.yaml:1: exceeded max depth"}},
+		{"extends: [" + strings.Repeat("tiny, ", 40) + "]\n", []string{"more than 32 files and presets"}},
+		{strings.Repeat("#\n", 1<<20), []string{"f.yaml: is larger than 1048576 bytes"}},
+		{"name: &a x\nout: *a\n", []string{"f.yaml:2: out: wants a text, not a YAML alias"}},
 	} {
 		r, err := Parse("f.yaml", []byte(c.text))
 		wantError(t, err, c.want...)

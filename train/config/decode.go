@@ -1,13 +1,14 @@
 package config
 
 import (
+	"encoding/base64"
 	"fmt"
 	"math"
 	"reflect"
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml/ast"
+	"go.yaml.in/yaml/v4"
 )
 
 // decoder lays YAML nodes over Go values, keeping what a node does not
@@ -17,17 +18,17 @@ type decoder struct{ source string }
 // pair is one entry of a mapping.
 type pair struct {
 	key     string
-	keyNode ast.Node
-	value   ast.Node
+	keyNode *yaml.Node
+	value   *yaml.Node
 }
 
 // place returns "file:line" of a node.
-func (d decoder) place(n ast.Node) string {
-	return fmt.Sprintf("%s:%d", d.source, n.GetToken().Position.Line)
+func (d decoder) place(n *yaml.Node) string {
+	return fmt.Sprintf("%s:%d", d.source, n.Line)
 }
 
 // errorf returns an error that says where in the file and under which key.
-func (d decoder) errorf(n ast.Node, path, format string, args ...any) error {
+func (d decoder) errorf(n *yaml.Node, path, format string, args ...any) error {
 	text := fmt.Sprintf(format, args...)
 	if path != "" {
 		text = path + ": " + text
@@ -39,23 +40,23 @@ func (d decoder) errorf(n ast.Node, path, format string, args ...any) error {
 }
 
 // mapping returns the entries of a mapping node.
-func (d decoder) mapping(n ast.Node, path string) ([]pair, error) {
-	var values []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		values = n.Values
-	case *ast.MappingValueNode:
-		values = []*ast.MappingValueNode{n}
-	default:
+func (d decoder) mapping(n *yaml.Node, path string) ([]pair, error) {
+	if n.Kind != yaml.MappingNode {
 		return nil, d.errorf(n, path, "wants a mapping of keys to values, not %s", describe(n))
 	}
-	pairs := make([]pair, len(values))
-	for i, v := range values {
-		text, ok := scalar(v.Key)
+	pairs := make([]pair, 0, len(n.Content)/2)
+	lines := make(map[string]int, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		text, ok := scalar(key)
 		if !ok {
-			return nil, d.errorf(v.Key, path, "%s is no key", describe(v.Key))
+			return nil, d.errorf(key, path, "%s is no key", describe(key))
 		}
-		pairs[i] = pair{text, v.Key, v.Value}
+		if line, ok := lines[text]; ok {
+			return nil, d.errorf(key, path, "key %q is already defined in line %d", text, line)
+		}
+		lines[text] = key.Line
+		pairs = append(pairs, pair{text, key, n.Content[i+1]})
 	}
 	return pairs, nil
 }
@@ -80,11 +81,11 @@ func (d decoder) fields(pairs []pair, path string, v reflect.Value) error {
 }
 
 // decode lays n over *dst.
-func (d decoder) decode(n ast.Node, path string, dst any) error {
+func (d decoder) decode(n *yaml.Node, path string, dst any) error {
 	return d.value(n, path, reflect.ValueOf(dst).Elem())
 }
 
-func (d decoder) value(n ast.Node, path string, v reflect.Value) error {
+func (d decoder) value(n *yaml.Node, path string, v reflect.Value) error {
 	switch v.Kind() {
 	case reflect.Struct:
 		set, isSet := v.Addr().Interface().(*Set)
@@ -104,22 +105,20 @@ func (d decoder) value(n ast.Node, path string, v reflect.Value) error {
 		if stages, ok := v.Addr().Interface().(*[]Stage); ok {
 			return d.stages(n, path, stages)
 		}
-		seq, ok := n.(*ast.SequenceNode)
-		if !ok { // one value is a list of one
+		if n.Kind != yaml.SequenceNode { // one value is a list of one
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			return d.value(n, path, v.Index(0))
 		}
 		v.SetZero()
-		if len(seq.Values) > 0 {
-			v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
+		if len(n.Content) > 0 {
+			v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 		}
-		return d.elements(seq, path, v)
+		return d.elements(n, path, v)
 	case reflect.Array:
-		seq, ok := n.(*ast.SequenceNode)
-		if !ok || len(seq.Values) != v.Len() {
+		if n.Kind != yaml.SequenceNode || len(n.Content) != v.Len() {
 			return d.errorf(n, path, "wants a list of %d numbers, not %s", v.Len(), describe(n))
 		}
-		return d.elements(seq, path, v)
+		return d.elements(n, path, v)
 	}
 	text, ok := scalar(n)
 	if !ok {
@@ -131,8 +130,8 @@ func (d decoder) value(n ast.Node, path string, v reflect.Value) error {
 	return nil
 }
 
-func (d decoder) elements(seq *ast.SequenceNode, path string, v reflect.Value) error {
-	for i, n := range seq.Values {
+func (d decoder) elements(seq *yaml.Node, path string, v reflect.Value) error {
+	for i, n := range seq.Content {
 		if err := d.value(n, join(path, strconv.Itoa(i)), v.Index(i)); err != nil {
 			return err
 		}
@@ -142,14 +141,13 @@ func (d decoder) elements(seq *ast.SequenceNode, path string, v reflect.Value) e
 
 // stages replaces the list at *dst. An entry starts from the inherited stage
 // of its name, or else from the defaults of its kind.
-func (d decoder) stages(n ast.Node, path string, dst *[]Stage) error {
-	seq, ok := n.(*ast.SequenceNode)
-	if !ok {
+func (d decoder) stages(n *yaml.Node, path string, dst *[]Stage) error {
+	if n.Kind != yaml.SequenceNode {
 		return d.errorf(n, path, "wants a list of stages, not %s", describe(n))
 	}
 	old := Run{Stages: *dst}
 	var list []Stage
-	for i, n := range seq.Values {
+	for i, n := range n.Content {
 		at := join(path, strconv.Itoa(i))
 		pairs, err := d.mapping(n, at)
 		if err != nil {
@@ -270,15 +268,21 @@ func field(v reflect.Value, key string) (reflect.Value, error) {
 	return reflect.Value{}, fmt.Errorf("unknown key %q; %s", key, hint(key, legal))
 }
 
-// scalar returns the text of a scalar node.
-func scalar(n ast.Node) (string, bool) {
-	switch n := n.(type) {
-	case *ast.StringNode:
+// nullTag is that of an empty value.
+const nullTag = "!!null"
+
+// scalar returns the text of a scalar node as it stands in the file: the field
+// that it is for says how it is read, not YAML's rules.
+func scalar(n *yaml.Node) (string, bool) {
+	if n.Kind != yaml.ScalarNode {
+		return "", false
+	}
+	switch n.ShortTag() {
+	case "!!str", "!!int", "!!float", "!!bool", "!!timestamp":
 		return n.Value, true
-	case *ast.LiteralNode:
-		return n.Value.Value, true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		return n.GetToken().Value, true
+	case "!!binary": // a name that is no UTF-8, as Marshal writes it
+		text, err := base64.StdEncoding.DecodeString(n.Value)
+		return string(text), err == nil
 	}
 	return "", false
 }
@@ -358,19 +362,22 @@ func wanted(v reflect.Value) string {
 }
 
 // describe names what a node is.
-func describe(n ast.Node) string {
+func describe(n *yaml.Node) string {
 	if text, ok := scalar(n); ok {
 		return strconv.Quote(text)
 	}
-	switch n := n.(type) {
-	case *ast.NullNode:
-		return "nothing"
-	case *ast.SequenceNode:
-		return fmt.Sprintf("a list of %d", len(n.Values))
-	case *ast.MappingNode, *ast.MappingValueNode:
+	switch n.Kind {
+	case yaml.SequenceNode:
+		return fmt.Sprintf("a list of %d", len(n.Content))
+	case yaml.MappingNode:
 		return "a mapping"
+	case yaml.AliasNode:
+		return "a YAML alias"
 	}
-	return "a YAML " + strings.ToLower(n.Type().String())
+	if n.ShortTag() == nullTag {
+		return "nothing"
+	}
+	return fmt.Sprintf("a value of the YAML tag %s", n.ShortTag())
 }
 
 // hint names the legal word nearest to a wrong one, or all of them where none
@@ -390,8 +397,11 @@ func suggestion(wrong string, legal []string) string {
 	n := len([]rune(wrong))
 	best, word := max(n/2, min(n, 2))+1, ""
 	for _, l := range legal {
-		if n := distance(wrong, l); n < best {
-			best, word = n, l
+		if len(l) <= n-best || len(l) >= n+best {
+			continue // as many characters have to be inserted or deleted
+		}
+		if d := distance(wrong, l); d < best {
+			best, word = d, l
 		}
 	}
 	if word == "" {

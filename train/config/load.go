@@ -1,18 +1,27 @@
 package config
 
 import (
+	"bytes"
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+	"go.yaml.in/yaml/v4"
+	"go.yaml.in/yaml/v4/plugin/loaderlimits"
+)
+
+// What no configuration needs more of. Together they bound what reading one
+// costs.
+const (
+	maxFile    = 1 << 20 // bytes
+	maxNesting = 32
+	maxSources = 32 // files and presets that a file extends, and what these extend
 )
 
 //go:embed presets/*.yaml
@@ -39,7 +48,7 @@ func Presets() []string {
 // says which is nearest.
 func Preset(name string) (*Run, error) {
 	r := defaultRun()
-	if err := (&loader{}).preset(r, name); err != nil {
+	if err := newLoader().preset(r, name); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -49,7 +58,7 @@ func Preset(name string) (*Run, error) {
 // validate values against each other; see [Run.Validate].
 func Load(path string) (*Run, error) {
 	r := defaultRun()
-	if err := (&loader{}).file(r, path); err != nil {
+	if err := newLoader().file(r, path); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -59,15 +68,30 @@ func Load(path string) (*Run, error) {
 // folder is where extended files are looked for.
 func Parse(name string, text []byte) (*Run, error) {
 	r := defaultRun()
-	if err := (&loader{}).apply(r, name, filepath.Dir(name), text); err != nil {
+	if err := newLoader().apply(r, name, filepath.Dir(name), text); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// loader applies sources to a run; open holds the chain being resolved, to
-// find circles.
-type loader struct{ open []string }
+// loader applies sources to a run.
+type loader struct {
+	read func(path string) ([]byte, error) // the content of a file
+	open []string                          // the chain being resolved, to find circles
+	n    int                               // sources so far
+}
+
+func newLoader() *loader { return &loader{read: readFile} }
+
+// readFile is os.ReadFile for as much as a configuration may have.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
 
 func (l *loader) preset(r *Run, name string) error {
 	text, err := presetFiles.ReadFile(path.Join(presetDir, name+".yaml"))
@@ -78,7 +102,7 @@ func (l *loader) preset(r *Run, name string) error {
 }
 
 func (l *loader) file(r *Run, path string) error {
-	text, err := os.ReadFile(path)
+	text, err := l.read(path)
 	if err != nil {
 		return err
 	}
@@ -90,6 +114,12 @@ func (l *loader) file(r *Run, path string) error {
 func (l *loader) apply(r *Run, source, dir string, text []byte) error {
 	if slices.Contains(l.open, source) {
 		return fmt.Errorf("%s extends itself: %s", source, strings.Join(append(l.open, source), " → "))
+	}
+	if l.n++; l.n > 1+maxSources {
+		return fmt.Errorf("%s: more than %d files and presets are extended", source, maxSources)
+	}
+	if len(text) > maxFile {
+		return fmt.Errorf("%s: is larger than %d bytes, so no configuration", source, maxFile)
 	}
 	l.open = append(l.open, source)
 	defer func() { l.open = l.open[:len(l.open)-1] }()
@@ -131,26 +161,41 @@ func (l *loader) apply(r *Run, source, dir string, text []byte) error {
 }
 
 // parse returns the body of the one YAML document in text, nil when empty.
-func parse(source string, text []byte) (ast.Node, error) {
-	file, err := parser.ParseBytes(text, 0)
+func parse(source string, text []byte) (*yaml.Node, error) {
+	l, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithPlugin(loaderlimits.New(loaderlimits.DepthValue(maxNesting))))
 	if err != nil {
-		var e yaml.Error
-		if errors.As(err, &e) && e.GetToken() != nil {
-			return nil, fmt.Errorf("%s:%d: %s", source, e.GetToken().Position.Line, e.GetMessage())
-		}
 		return nil, fmt.Errorf("%s: %w", source, err)
 	}
-	var body ast.Node
-	for _, doc := range file.Docs {
-		if doc.Body == nil {
+	var body *yaml.Node
+	for {
+		var doc yaml.Node
+		switch err := l.Load(&doc); {
+		case err == io.EOF:
+			return body, nil
+		case err != nil:
+			return nil, syntaxError(source, err)
+		case doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].ShortTag() == nullTag:
 			continue
+		case body != nil:
+			return nil, fmt.Errorf("%s:%d: a second document in the file", source, doc.Content[0].Line)
 		}
-		if body != nil {
-			return nil, fmt.Errorf("%s:%d: a second document in the file", source, doc.Body.GetToken().Position.Line)
-		}
-		body = doc.Body
+		body = doc.Content[0]
 	}
-	return body, nil
+}
+
+// syntaxError says in which line the YAML reader found what is wrong, where it
+// tells.
+func syntaxError(source string, err error) error {
+	var e *yaml.LoadError
+	switch {
+	case !errors.As(err, &e):
+		return fmt.Errorf("%s: %w", source, err)
+	case e.Mark.Line == 0:
+		return fmt.Errorf("%s: %s", source, e.Message)
+	case e.ContextMsg == "":
+		return fmt.Errorf("%s:%d: %s", source, e.Mark.Line, e.Message)
+	}
+	return fmt.Errorf("%s:%d: %s, %s of line %d", source, e.Mark.Line, e.Message, e.ContextMsg, e.ContextMark.Line)
 }
 
 // Set applies one override of the form key=value, such as

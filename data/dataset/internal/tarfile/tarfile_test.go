@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"syscall"
@@ -69,8 +71,55 @@ func TestReaderFails(t *testing.T) {
 	}
 }
 
+// maxGrowth is how many bytes Each allocates at most for a byte of the file,
+// and 64 KiB besides.
+const maxGrowth = 16
+
+// checkGrowth holds what Each allocates, garbage included, against the promise.
+// The count is the process's, so that a figure above the limit is taken again.
+func checkGrowth(t *testing.T, b []byte) {
+	t.Helper()
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	var got uint64
+	for range 3 {
+		metrics.Read(s)
+		before := s[0].Value.Uint64()
+		Each(bytes.NewReader(b), int64(len(b)), func(Member) {})
+		metrics.Read(s)
+		if got = s[0].Value.Uint64() - before; got <= 1<<16+maxGrowth*uint64(len(b)) {
+			return
+		}
+	}
+	t.Errorf("%d bytes of a tar file made %d", len(b), got)
+}
+
+// Headers that announce more than there is.
+func TestGrowth(t *testing.T) {
+	header := func(kind byte, size string) []byte {
+		h := make([]byte, 512)
+		copy(h, "a.txt")
+		copy(h[100:], "0000644\x000000000\x000000000\x00"+size+"\x0000000000000\x00        ")
+		h[156] = kind
+		copy(h[257:], "ustar\x0000")
+		sum := 0
+		for _, c := range h {
+			sum += int(c)
+		}
+		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+		return h
+	}
+	for _, kind := range "0xgLKS" {
+		for _, size := range []string{"00000000000", "00000001000", "00003777777", "77777777777"} {
+			for _, n := range []int{1, 100, 3000} {
+				checkGrowth(t, bytes.Repeat(header(byte(kind), size), n))
+				checkGrowth(t, bytes.Repeat(append(header(byte(kind), "00000000020"), bytes.Repeat([]byte("16 path=abcdefg\n"), 32)...), n))
+			}
+		}
+	}
+}
+
 // Whatever a file holds, the reader finds what archive/tar finds when it reads
-// the file as a stream, up to the damage.
+// the file as a stream, up to the damage, and allocates no more than its share.
 func FuzzTar(f *testing.F) {
 	root := os.Getenv("VLMO_FIXTURES")
 	if root == "" {
@@ -91,6 +140,7 @@ func FuzzTar(f *testing.F) {
 		f.Fatal("no fixtures")
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		checkGrowth(t, b)
 		type found struct {
 			name string
 			data string
