@@ -176,6 +176,18 @@ func (st *Store) Set(p *Param, v []float32) {
 	}
 }
 
+// SetPart writes len(v) values of p from element first on.
+func (st *Store) SetPart(p *Param, first int, v []float32) {
+	part := func(t kernels.Tensor) kernels.Tensor {
+		return kernels.Matrix(t.Mem, t.Offset+first*t.Type.Size(), t.Type, 1, len(v))
+	}
+	x := part(p.Value)
+	st.dev.Write(x, v)
+	if !p.Half.IsZero() {
+		st.dev.Run(&kernels.Copy{X: x, Y: part(p.Half)})
+	}
+}
+
 // Get reads the values of p.
 func (st *Store) Get(p *Param) []float32 {
 	v := make([]float32, p.Len())

@@ -217,3 +217,28 @@ func TestHalf(t *testing.T) {
 		}
 	}
 }
+
+// Parts, set one after the other, are the whole, in bfloat16 too.
+func TestSetPart(t *testing.T) {
+	st := NewStore()
+	st.Compute = kernels.BF16
+	st.Add("first.weight", 3, 2)
+	a := st.Add("a.weight", 2, 3)
+	if err := st.Build(ref.New(), true); err != nil {
+		t.Fatal(err)
+	}
+	want := []float32{1, 2, 3, 4, 5, 1.00390625}
+	st.SetPart(a, 4, want[4:])
+	st.SetPart(a, 0, want[:4])
+	if got := st.Get(a); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if a.Half.IsZero() {
+		t.Fatal("no bfloat16 values")
+	}
+	for i, v := range want {
+		if got := a.Half.BF16()[i/3*a.Half.Stride+i%3]; got != kernels.RoundBF16(v) {
+			t.Errorf("element %d is %#x in bfloat16, want %#x", i, got, kernels.RoundBF16(v))
+		}
+	}
+}

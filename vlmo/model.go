@@ -167,33 +167,40 @@ func (m *Model) Init(seed uint64) {
 	if std == 0 {
 		std = 0.02
 	}
+	buf := make([]float32, initPiece)
 	for i, p := range m.Store.Params() {
 		src := rng.New(rng.Key{Seed: seed, Purpose: rng.Init, Sample: uint64(i)})
-		v := make([]float32, p.Len())
-		name := p.Name
-		switch {
-		case name == "relative_position_bias_table":
-		case strings.HasPrefix(name, "logit_"):
-			fill(v, float32(math.Log(1/0.07)))
-		case strings.Contains(name, ".gamma_"):
-			fill(v, m.LayerScaleInit)
-		case strings.HasSuffix(name, "bias"):
-			if name == "transformer.patch_embed.proj.bias" {
-				uniform(v, &src, 1/math.Sqrt(float64(3*m.Patch*m.Patch)))
-			}
-		case name == "transformer.patch_embed.proj.weight":
-			// Kaiming uniform with a = √5 is uniform in ±1/√fan-in.
-			uniform(v, &src, 1/math.Sqrt(float64(3*m.Patch*m.Patch)))
-		case isNorm(name):
-			fill(v, 1)
-		default:
+		draw := func(v []float32) {
 			for j := range v {
 				v[j] = float32(std * src.Norm())
 			}
 		}
-		m.Store.Set(p, v)
+		switch name := p.Name; {
+		case name == "relative_position_bias_table":
+			draw = func(v []float32) { clear(v) }
+		case strings.HasPrefix(name, "logit_"):
+			draw = func(v []float32) { fill(v, float32(math.Log(1/0.07))) }
+		case strings.Contains(name, ".gamma_"):
+			draw = func(v []float32) { fill(v, m.LayerScaleInit) }
+		case name == "transformer.patch_embed.proj.bias", name == "transformer.patch_embed.proj.weight":
+			// Kaiming uniform with a = √5 is uniform in ±1/√fan-in.
+			draw = func(v []float32) { uniform(v, &src, 1/math.Sqrt(float64(3*m.Patch*m.Patch))) }
+		case strings.HasSuffix(name, "bias"):
+			draw = func(v []float32) { clear(v) }
+		case isNorm(name):
+			draw = func(v []float32) { fill(v, 1) }
+		}
+		for lo := 0; lo < p.Len(); lo += initPiece {
+			v := buf[:min(initPiece, p.Len()-lo)]
+			draw(v)
+			m.Store.SetPart(p, lo, v)
+		}
 	}
 }
+
+// initPiece is how many values are drawn at a time: all of an embedding's
+// would stay in memory for a step that needs it.
+const initPiece = 1 << 18
 
 func isNorm(name string) bool {
 	return strings.Contains(name, "norm") || strings.Contains(name, "LayerNorm") || strings.Contains(name, "classifier.1.")
