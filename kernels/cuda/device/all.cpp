@@ -2,6 +2,7 @@
 #include "adamw.cu"
 #include "attention.cu"
 #include "attention_bf16.cu"
+#include "attention_bf16_grad.cu"
 #include "attention_bias.cu"
 #include "dropout.cu"
 #include "elementwise.cu"
