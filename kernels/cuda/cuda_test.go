@@ -79,7 +79,7 @@ func TestWrongArguments(t *testing.T) {
 			t.Fatal(err)
 		}
 		y := kernels.Matrix(m, 0, kernels.F32, 1, 4)
-		d.start(c.spoil(d.elementwise("fill", 1, 4).tensor(y)))
+		d.start(c.spoil(d.quads("fill", 1, 4).tensor(y)))
 		if err := d.Sync(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}

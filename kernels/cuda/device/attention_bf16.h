@@ -28,12 +28,13 @@ __device__ inline void fetch(bf16* tile, const Tensor& X, int c0, int dim, int n
   int bytes = piece(X, dim);
   if (bytes == 16) {
     constexpr int PIECES = DIM / 8;
+    uint4 zero = {0, 0, 0, 0};
 #pragma unroll 1
     for (int i = threadIdx.x; i < ROWS * PIECES; i += THREADS) {
       int j = i / PIECES, c = i % PIECES * 8;
       bf16* to = tile + j * ROW<DIM> + c;
       if (j < n && c < dim) cp_async16(to, X.b16(row(j), c0 + c));
-      else *(uint4*)to = uint4{0, 0, 0, 0};
+      else *(uint4*)to = zero;
     }
     return;
   }

@@ -69,24 +69,28 @@ CUEMU_KERNEL(attention_bias_pairs)
 // group a part of the sequences. 64 × 64 pairs a block, 16 × 64 a warp. A step
 // multiplies 32 of the head's columns of one sequence; cp.async fetches those of
 // the next step meanwhile. Grid: tiles of queries and keys, heads, groups.
-constexpr int SIDE = 64, DEPTH = 32, PAD = DEPTH + 8, THREADS = 128;
+constexpr int SIDE = 64, DEPTH = 32, THREADS = 128;
+
+// 16-byte pieces of a tile's row are permuted so that ldmatrix meets no bank twice.
+__device__ inline int place_of(int row, int col) { return row * DEPTH + ((col / 8 ^ (row >> 1 & 3)) << 3) + col % 8; }
 
 // Begins to fetch columns c0 to c0+n−1 of the rows that list names, none where
 // −1; the rest of the tile becomes 0.
 __device__ inline void fetch_slice(bf16* tile, const Tensor& X, const int* list, int c0, int n, int bytes) {
   if (bytes == 16) {
+    uint4 zero = {0, 0, 0, 0};
     for (int i = threadIdx.x; i < SIDE * DEPTH / 8; i += THREADS) {
       int j = i / (DEPTH / 8), c = i % (DEPTH / 8) * 8, row = list[j];
-      bf16* to = tile + j * PAD + c;
+      bf16* to = tile + place_of(j, c);
       if (row >= 0 && c < n) cp_async16(to, X.b16(row, c0 + c));
-      else *(uint4*)to = uint4{0, 0, 0, 0};
+      else *(uint4*)to = zero;
     }
     return;
   }
 #pragma unroll 1
   for (int i = threadIdx.x; i < SIDE * DEPTH / 2; i += THREADS) {
     int j = i / (DEPTH / 2), c = i % (DEPTH / 2) * 2, row = list[j];
-    bf16* to = tile + j * PAD + c;
+    bf16* to = tile + place_of(j, c);
     if (row < 0 || c >= n) {
       *(uint32_t*)to = 0;
     } else if (bytes == 4) {
@@ -104,11 +108,11 @@ __device__ inline void multiply_slice(float (&c)[SIDE / 8][4], const bf16* a, co
   for (int d = 0; d < DEPTH; d += 16) {
     if (d >= n) continue;
     uint32_t f[4];
-    ldmatrix_x4(f, a + (warp * 16 + lane % 16) * PAD + d + lane / 16 * 8);
+    ldmatrix_x4(f, a + place_of(warp * 16 + lane % 16, d + lane / 16 * 8));
 #pragma unroll
     for (int j = 0; j < SIDE; j += 16) {
       uint32_t g[4];
-      ldmatrix_x4(g, b + (j + lane / 16 * 8 + lane % 8) * PAD + d + lane / 8 % 2 * 8);
+      ldmatrix_x4(g, b + place_of(j + lane / 16 * 8 + lane % 8, d + lane / 8 % 2 * 8));
       uint32_t g0[2] = {g[0], g[1]}, g1[2] = {g[2], g[3]};
       mma_bf16_16816(c[j / 8], f, g0);
       mma_bf16_16816(c[j / 8 + 1], f, g1);
@@ -117,7 +121,7 @@ __device__ inline void multiply_slice(float (&c)[SIDE / 8][4], const bf16* a, co
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_bias_pairs_bf16(const void* q, long long ql, const void* k, long long kl, const void* v, long long vl, const int* queries, int m, const Sequence* sequences, int count, const float* spread, int window, int text, const void* dout, long long dol, const void* lse, long long lsel, const float* delta, float* pairs, int size, int texts, int dim, float scale) {
-  __shared__ __align__(128) bf16 tile[2][4][SIDE * PAD];  // of Q, K, DOut, V
+  __shared__ __align__(128) bf16 tile[2][4][SIDE * DEPTH];  // of Q, K, DOut, V
   // Of three sequences, since rows are looked up before the step that fetches them.
   __shared__ int rows[3][2][SIDE];
   __shared__ float2 sums[3][SIDE];  // a query's LSE and delta
@@ -147,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_bias_pairs_bf
   };
   auto load = [&](int step) {
     int i = step / slices % 3, c = step % slices * DEPTH, width = min(DEPTH, dim - c);
-    bf16(&to)[4][SIDE * PAD] = tile[step % 2];
+    bf16(&to)[4][SIDE * DEPTH] = tile[step % 2];
     fetch_slice(to[0], Q, rows[i][0], c0 + c, width, bytes);
     fetch_slice(to[1], K, rows[i][1], c0 + c, width, bytes);
     fetch_slice(to[2], DOut, rows[i][0], c0 + c, width, bytes);
@@ -174,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_bias_pairs_bf
 #pragma unroll
         for (int e = 0; e < 4; e++) l[j][e] = g[j][e] = 0;
     }
-    const bf16(&x)[4][SIDE * PAD] = tile[step % 2];
+    const bf16(&x)[4][SIDE * DEPTH] = tile[step % 2];
     multiply_slice(l, x[0], x[1], dim - c, lane, warp);
     multiply_slice(g, x[2], x[3], dim - c, lane, warp);
     if (c + DEPTH >= dim) {
