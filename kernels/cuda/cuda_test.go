@@ -333,3 +333,63 @@ func attentionHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int
 	}
 	return results
 }
+
+// A deep product of few tiles, as a weight's gradient is, in parts: with a bias's
+// gradient, added to what was there, or with bias and activation.
+func TestSplitProducts(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	for _, c := range []struct{ tiles, k, want int }{
+		{1, 511, 511}, {1, 512, 256}, {36, 4096, 608}, {129, 1 << 16, 1 << 16}, {1, 1 << 16, 1 << 11}, {1, 600, 320},
+	} {
+		if got := splitDepth(c.tiles, c.k); got != c.want {
+			t.Errorf("splitDepth(%d, %d) = %d, want %d", c.tiles, c.k, got, c.want)
+		}
+	}
+	const m, n, k = 70, 50, 1100
+	for _, typ := range []kernels.DType{kernels.F32, kernels.BF16} {
+		run := func(dev kernels.Device) (results [][]float32) {
+			src := rng.New(rng.Key{Seed: 5})
+			tensor := func(typ kernels.DType, rows, cols int) kernels.Tensor {
+				mem, err := dev.Alloc(4 * rows * cols)
+				if err != nil {
+					t.Fatal(err)
+				}
+				x, floats, halves := kernels.Matrix(mem, 0, typ, rows, cols), make([]float32, rows*cols), make([]uint16, rows*cols)
+				for i := range floats {
+					floats[i] = float32(src.Norm())
+					halves[i] = kernels.RoundBF16(floats[i])
+				}
+				if typ == kernels.BF16 {
+					dev.Write(x, halves)
+				} else {
+					dev.Write(x, floats)
+				}
+				return x
+			}
+			a, b, at := tensor(typ, k, m), tensor(typ, k, n), tensor(typ, m, k)
+			grad, sum := tensor(kernels.F32, m, n), tensor(kernels.F32, 1, m)
+			y, pre := tensor(kernels.F32, m, n), tensor(kernels.F32, m, n)
+			dev.Run(&kernels.MatMul{A: a, B: b, TransA: true, C: grad, Accumulate: true, Sum: sum})
+			dev.Run(&kernels.MatMul{A: at, B: b, C: y, Bias: tensor(kernels.F32, 1, n), Act: kernels.GELU, Pre: pre})
+			for _, x := range []kernels.Tensor{grad, sum, y, pre} {
+				v := make([]float32, x.Len())
+				dev.Read(v, x)
+				results = append(results, v)
+			}
+			if err := dev.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			return results
+		}
+		want, got := run(ref.New()), run(open(t))
+		for i := range want {
+			for j, w := range want[i] {
+				if e := math.Abs(float64(got[i][j] - w)); !(e < 2e-4) { // elements are about 30
+					t.Fatalf("%v, result %d: element %d is %v, want %v", typ, i, j, got[i][j], w)
+				}
+			}
+		}
+	}
+}

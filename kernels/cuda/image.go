@@ -27,6 +27,7 @@ var files = map[string][]string{
 	"gather":      {"gather", "scatter_add"},
 	"gemm_bf16":   {"gemm_bf16_nn", "gemm_bf16_nt", "gemm_bf16_tn", "gemm_bf16_tt"},
 	"gemm_f32":    {"gemm_f32_nn", "gemm_f32_nt", "gemm_f32_tn", "gemm_f32_tt"},
+	"gemm_finish": {"gemm_finish"},
 	"layernorm":   {"layernorm", "layernorm_grad"},
 	"losses":      {"cross_entropy", "contrast", "sample_negative", "arg_max", "binary_cross_entropy", "squared_error"},
 	"normalize":   {"normalize", "normalize_grad"},

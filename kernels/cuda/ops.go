@@ -423,6 +423,36 @@ func (d *device) matMul(o *kernels.MatMul) {
 	default:
 		name += "nn"
 	}
-	d.start(d.kernel(name, dim{max(1, ceil(n, tile)), ceil(m, tile), 1}, dim{size, 1, 1}).tensor(o.A).tensor(o.B).tensor(o.C).
-		vector(o.Bias).tensor(o.Pre).vector(o.Sum).int(m, n, k, int(o.Act)).bool(o.Accumulate))
+	grid := dim{max(1, ceil(n, tile)), ceil(m, tile), 1}
+	part := splitDepth(grid.x*grid.y, k)
+	sum, partial := address(o.Sum), uintptr(0)
+	if n > 0 && part < k {
+		grid.z = ceil(k, part)
+		partial = d.reserve(&d.scratch, 4*grid.z*m*(n+1))
+		if sum != 0 {
+			sum = partial + uintptr(4*grid.z*m*n)
+		}
+	}
+	d.start(d.kernel(name, grid, dim{size, 1, 1}).tensor(o.A).tensor(o.B).tensor(o.C).vector(o.Bias).tensor(o.Pre).
+		ptr(sum).int(m, n, k, int(o.Act)).bool(o.Accumulate).ptr(partial).int(part))
+	if partial == 0 {
+		return
+	}
+	d.start(d.quads("gemm_finish", m, n).ptr(partial).int(grid.z).tensor(o.C).vector(o.Bias).tensor(o.Pre).
+		int(m, n, int(o.Act)).bool(o.Accumulate))
+	if sum != 0 {
+		d.finishColumns(sum, m, grid.z, o.Sum)
+	}
+}
+
+// splitDepth returns how deep a part of a product of k is whose result has so
+// many tiles: k itself where they fill a GPU. It depends on the shape alone, so
+// that sums are the same on all of them.
+func splitDepth(tiles, k int) int {
+	const blocks, least, most = 256, 256, 32
+	parts := min(blocks/tiles, k/least, most)
+	if parts < 2 {
+		return k
+	}
+	return (ceil(k, parts) + 31) &^ 31 // whole tiles
 }

@@ -9,6 +9,7 @@
 #include "gather.cu"
 #include "gemm_bf16.cu"
 #include "gemm_f32.cu"
+#include "gemm_finish.cu"
 #include "layernorm.cu"
 #include "losses.cu"
 #include "normalize.cu"

@@ -51,24 +51,27 @@ struct Tile {
 };
 
 // C[m, n] = act(op(A)·op(B) + bias), or +=; sum[m] += Σ_k op(A), optional, TA.
+// With partial, both are those of the depths [blockIdx.z·part, + part) alone, =,
+// and blockIdx.z-th in partial and sum.
 template <bool TA, bool TB>
-__device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& out, float* sum, int m, int n, int k) {
+__device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& out, float* sum, int m, int n, int k, int part) {
   __shared__ __align__(128) Tile<!TA> a[2];
   __shared__ __align__(128) Tile<TB> b[2];
   int n0 = blockIdx.x * TILE, m0 = blockIdx.y * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int wm = warp / 4 * 64, wn = warp % 4 * 32;
   bool sums = sum && blockIdx.x == 0 && threadIdx.x < TILE;
   float acc[4][4][4] = {}, total = 0;
-  int steps = (k + DEPTH - 1) / DEPTH;
+  Depths d(k, part);
+  int steps = (d.to - d.from + DEPTH - 1) / DEPTH;
   if (steps > 0) {
-    a[0].fetch(A, 0, m0, k, m);
-    b[0].fetch(B, 0, n0, k, n);
+    a[0].fetch(A, d.from, m0, d.to, m);
+    b[0].fetch(B, d.from, n0, d.to, n);
   }
   cp_async_commit();
   for (int s = 0; s < steps; s++) {
     if (s + 1 < steps) {
-      a[(s + 1) % 2].fetch(A, (s + 1) * DEPTH, m0, k, m);
-      b[(s + 1) % 2].fetch(B, (s + 1) * DEPTH, n0, k, n);
+      a[(s + 1) % 2].fetch(A, d.from + (s + 1) * DEPTH, m0, d.to, m);
+      b[(s + 1) % 2].fetch(B, d.from + (s + 1) * DEPTH, n0, d.to, n);
     }
     cp_async_commit();
     cp_async_wait<1>();
@@ -101,14 +104,19 @@ __device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& ou
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) out.store(row + i * 16 + e / 2 * 8, col + j * 8 + e % 2, acc[i][j][e]);
-  if (sums && m0 + (int)threadIdx.x < m) sum[m0 + threadIdx.x] += total;
+      for (int e = 0; e < 2; e++) {
+        float v[2] = {acc[i][j][2 * e], acc[i][j][2 * e + 1]};
+        out.store(row + i * 16 + e * 8, col + j * 8, v);
+      }
+  if (!sums || m0 + (int)threadIdx.x >= m) return;
+  if (out.partial) sum[(long long)blockIdx.z * m + m0 + threadIdx.x] = total;
+  else sum[m0 + threadIdx.x] += total;
 }
 
 #define GEMM(name, TA, TB)                                                                                              \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
-      name(const void* a, long long al, const void* b, long long bl, void* c, long long cl, const float* bias, void* pre, long long prel, float* sum, int m, int n, int k, int act, int accumulate) { \
-    gemm<TA, TB>(Tensor(a, al), Tensor(b, bl), Epilogue{Tensor(c, cl), Tensor(pre, prel), bias, m, n, act, accumulate}, sum, m, n, k); \
+      name(const void* a, long long al, const void* b, long long bl, void* c, long long cl, const float* bias, void* pre, long long prel, float* sum, int m, int n, int k, int act, int accumulate, float* partial, int part) { \
+    gemm<TA, TB>(Tensor(a, al), Tensor(b, bl), Epilogue{Tensor(c, cl), Tensor(pre, prel), bias, m, n, act, accumulate, partial}, sum, m, n, k, part); \
   }                                                                                                                     \
   CUEMU_KERNEL(name)
 

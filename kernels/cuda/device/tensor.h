@@ -30,7 +30,7 @@ struct Tensor {
   // The value that put would leave behind.
   __device__ float rounded(float v) const { return half ? bf2f(f2bf(v)) : v; }
 
-  // Elements c to c+N−1 of row r, N being 4 or 8; those from column n on are 0.
+  // Elements c to c+N−1 of row r, N being 2, 4 or 8; those from column n on are 0.
   template <int N>
   __device__ void load(float (&v)[N], long long r, int c, int n) const {
     if (wide && c + N <= n) {
@@ -38,21 +38,26 @@ struct Tensor {
         uint32_t w[N / 2];
         if (N == 8) {
           uint4 u = *(const uint4*)b16(r, c);
-          w[0] = u.x, w[1] = u.y, w[N / 2 - 2] = u.z, w[N / 2 - 1] = u.w;
-        } else {
+          w[0] = u.x, w[N / 8] = u.y, w[N / 4] = u.z, w[N / 2 - 1] = u.w;
+        } else if (N == 4) {
           uint2 u = *(const uint2*)b16(r, c);
-          w[0] = u.x, w[1] = u.y;
+          w[0] = u.x, w[N / 2 - 1] = u.y;
+        } else {
+          w[0] = *(const uint32_t*)b16(r, c);
         }
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
           v[2 * i] = bf2f({(uint16_t)w[i]});
           v[2 * i + 1] = bf2f({(uint16_t)(w[i] >> 16)});
         }
+      } else if (N == 2) {
+        float2 a = *(const float2*)f32(r, c);
+        v[0] = a.x, v[1] = a.y;
       } else {
 #pragma unroll
-        for (int i = 0; i < N; i += 4) {
-          float4 a = *(const float4*)f32(r, c + i);
-          v[i] = a.x, v[i + 1] = a.y, v[i + 2] = a.z, v[i + 3] = a.w;
+        for (int i = 0; i < N / 4; i++) {
+          float4 a = *(const float4*)f32(r, c + 4 * i);
+          v[4 * i] = a.x, v[4 * i + 1] = a.y, v[4 * i + 2] = a.z, v[4 * i + 3] = a.w;
         }
       }
       return;
@@ -69,17 +74,22 @@ struct Tensor {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) w[i] = (uint32_t)f2bf(v[2 * i]).v | (uint32_t)f2bf(v[2 * i + 1]).v << 16;
         if (N == 8) {
-          uint4 u = {w[0], w[1], w[N / 2 - 2], w[N / 2 - 1]};
+          uint4 u = {w[0], w[N / 8], w[N / 4], w[N / 2 - 1]};
           *(uint4*)b16(r, c) = u;
-        } else {
-          uint2 u = {w[0], w[1]};
+        } else if (N == 4) {
+          uint2 u = {w[0], w[N / 2 - 1]};
           *(uint2*)b16(r, c) = u;
+        } else {
+          *(uint32_t*)b16(r, c) = w[0];
         }
+      } else if (N == 2) {
+        float2 a = {v[0], v[1]};
+        *(float2*)f32(r, c) = a;
       } else {
 #pragma unroll
-        for (int i = 0; i < N; i += 4) {
-          float4 a = {v[i], v[i + 1], v[i + 2], v[i + 3]};
-          *(float4*)f32(r, c + i) = a;
+        for (int i = 0; i < N / 4; i++) {
+          float4 a = {v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]};
+          *(float4*)f32(r, c + 4 * i) = a;
         }
       }
       return;
