@@ -60,13 +60,25 @@ __device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& ou
       for (int kk = 0; kk < DEPTH; kk++) total += a[kk][threadIdx.x];
     __syncthreads();
   }
+  // Results leave by rows: each eighth row at a time passes through shared memory.
+  float* stage = &a[0][0];
 #pragma unroll
-  for (int i = 0; i < 8; i++)
+  for (int i = 0; i < 8; i++) {
+    __syncthreads();
 #pragma unroll
     for (int j = 0; j < 8; j += 4) {
-      float v[4] = {acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]};
-      out.store(m0 + ty + i, n0 + tx + j, v);
+      float4 v = {acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]};
+      *(float4*)(stage + ty / 8 * (TILE + 4) + tx + j) = v;
     }
+    __syncthreads();
+#pragma unroll 1
+    for (int q = threadIdx.x; q < 8 * TILE / 4; q += 64) {
+      int row = q / (TILE / 4), col = q % (TILE / 4) * 4;
+      float4 f = *(const float4*)(stage + row * (TILE + 4) + col);
+      float v[4] = {f.x, f.y, f.z, f.w};
+      out.store(m0 + row * 8 + i, n0 + col, v);
+    }
+  }
   if (!sums || m0 + (int)threadIdx.x >= m) return;
   if (out.partial) sum[(long long)blockIdx.z * m + m0 + threadIdx.x] = total;
   else sum[m0 + threadIdx.x] += total;
