@@ -13,7 +13,7 @@ if [ -z "${NVCC-}" ]; then
   variables=$(scripts/cuda-toolchain.sh)
   eval "$variables"
 fi
-export NVCC CCCL_INCLUDE CUDA_INCLUDE CUBLAS_INCLUDE
+export NVCC CCCL_INCLUDE CUDA_INCLUDE CUBLAS_INCLUDE CUOBJDUMP=${CUOBJDUMP:-cuobjdump}
 
 emulator=$PWD/build/cudaemu
 device=$PWD/kernels/cuda/device
@@ -33,6 +33,7 @@ test)
   shift
   # The emulator is an sm_80; one architecture is enough, unless more are there.
   make --no-print-directory -C kernels/cuda ARCHS="$(cat kernels/cuda/image/archs 2>/dev/null || echo 80)"
+  scripts/cuda-resources.sh >build/cuda-resources.md
   make_emulator "$emulator/lib/libcuda.so.1"
   go test -tags cuda -c -o build/cuda.test ./kernels/cuda
   go build -tags cuda -o build/vlmo-train-cuda ./cmd/vlmo-train

@@ -11,9 +11,10 @@ import (
 const (
 	maxHead        = 128 // columns of a head
 	queriesForward = 16  // that a block of the forward kernel treats
-	queriesBF16    = 64  // the same on mma.sync
 	rowsBackward   = 4   // queries, or keys, of the backward kernels' blocks
 	pairsEdge      = 16  // pairs along a tile of attention_bias_pairs
+	rowsBF16       = 64  // the three of the kernels on mma.sync
+	pairsBlocks    = 512 // blocks of attention_bias_pairs_bf16, by splitting the list of sequences
 )
 
 // list is a list of sequences in device memory. The layers of a step have the
@@ -72,6 +73,37 @@ func (l *launch) bias(b *kernels.RelativeBias) *launch {
 	return l.vector(b.Table).int(b.Table.Stride, b.Column, b.Window, b.Text)
 }
 
+// spread returns how many numbers a head's bias has as the kernels for bf16 want
+// it (Spread in device/attention.h).
+func spread(b *kernels.RelativeBias) int {
+	if b.Table.IsZero() {
+		return 0
+	}
+	return 16 * (2*max(b.Text, 2*b.Window*(b.Window-1)) + 1)
+}
+
+// spreadBias lays out the bias of all heads at address to, which it returns, or
+// 0 where there is none.
+func (d *device) spreadBias(b *kernels.RelativeBias, heads int, to uintptr) uintptr {
+	n := spread(b)
+	if n == 0 {
+		return 0
+	}
+	d.start(d.heads("attention_bias_spread", ceil(n, threads), heads, 1, threads).bias(b).ptr(to))
+	return to
+}
+
+// bf16Name returns the variant of a kernel for heads of dim columns.
+func bf16Name(name string, dim int) string {
+	switch {
+	case dim <= 48:
+		return name + "_48"
+	case dim <= 64:
+		return name + "_64"
+	}
+	return name + "_128"
+}
+
 func (d *device) attention(o *kernels.Attention) {
 	_, _, longest := extents(o.Sequences)
 	dim := d.headDim(o, o.K.Cols, o.Heads)
@@ -79,19 +111,14 @@ func (d *device) attention(o *kernels.Attention) {
 		return
 	}
 	at := d.sequences(o.Sequences)
-	name, queries := "attention", queriesForward
 	if o.Q.Type == kernels.BF16 {
-		queries = queriesBF16
-		switch {
-		case dim <= 48:
-			name = "attention_bf16_48"
-		case dim <= 64:
-			name = "attention_bf16_64"
-		default:
-			name = "attention_bf16_128"
-		}
+		bias := d.spreadBias(&o.Bias, o.Heads, d.reserve(&d.scratch, 4*o.Heads*spread(&o.Bias)))
+		d.start(d.heads(bf16Name("attention_bf16", dim), ceil(longest, rowsBF16), o.Heads, len(o.Sequences), 128).
+			tensor(o.Q).tensor(o.K).tensor(o.V).vector(o.Queries).int(o.Q.Rows).ptr(at).ptr(bias).int(o.Bias.Window, o.Bias.Text).
+			tensor(o.Out).tensor(o.LSE).int(dim).float(o.Scale))
+		return
 	}
-	d.start(d.heads(name, ceil(longest, queries), o.Heads, len(o.Sequences), 128).tensor(o.Q).tensor(o.K).tensor(o.V).
+	d.start(d.heads("attention", ceil(longest, queriesForward), o.Heads, len(o.Sequences), 128).tensor(o.Q).tensor(o.K).tensor(o.V).
 		vector(o.Queries).int(o.Q.Rows).ptr(at).bias(&o.Bias).tensor(o.Out).tensor(o.LSE).int(dim).float(o.Scale))
 }
 
@@ -105,26 +132,50 @@ func (d *device) attentionGrad(o *kernels.AttentionGrad) {
 	if longest == 0 || dim == 0 {
 		return
 	}
+	half := o.Q.Type == kernels.BF16
 	at := d.sequences(o.Sequences)
-	size := 0
-	if !o.DTable.IsZero() {
+	size, groups, edge := 0, 1, pairsEdge
+	if !o.DTable.IsZero() && !o.Bias.Table.IsZero() {
 		size = text + image
 	}
-	delta := d.reserve(&d.scratch, 4*o.Heads*(m+size*size))
+	if half {
+		edge = rowsBF16
+		groups = min(n, max(1, pairsBlocks/(max(1, ceil(size, edge)*ceil(size, edge))*o.Heads)))
+	}
+	tiles := ceil(size, edge)
+	delta := d.reserve(&d.scratch, 4*o.Heads*(m+groups*size*size+spread(&o.Bias)))
 	pairs := delta + uintptr(4*o.Heads*m)
-	if m > 0 {
-		d.start(d.heads("attention_delta", ceil(m*o.Heads, threads), 1, 1, threads).tensor(o.Out).tensor(o.DOut).ptr(delta).int(m, o.Heads, dim))
-		d.start(d.heads("attention_grad_q", ceil(longest, rowsBackward), o.Heads, n, 128).tensor(o.Q).tensor(o.K).tensor(o.V).
-			vector(o.Queries).int(m).ptr(at).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).ptr(delta).tensor(o.DQ).int(dim).float(o.Scale))
+	args := func(name string, x, y, z, threads int) *launch {
+		return d.heads(name, x, y, z, threads).tensor(o.Q).tensor(o.K).tensor(o.V).vector(o.Queries).int(m).ptr(at)
 	}
-	d.start(d.heads("attention_grad_kv", ceil(longest, rowsBackward), o.Heads, n, 128).tensor(o.Q).tensor(o.K).tensor(o.V).
-		vector(o.Queries).int(m).ptr(at).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).ptr(delta).tensor(o.DK).tensor(o.DV).int(dim).float(o.Scale))
-	if size == 0 {
-		return
+	if half {
+		bias := d.spreadBias(&o.Bias, o.Heads, pairs+uintptr(4*o.Heads*groups*size*size))
+		blocks, w, t := ceil(longest, rowsBF16), o.Bias.Window, o.Bias.Text
+		if m > 0 {
+			d.start(args(bf16Name("attention_bf16_grad_q", dim), blocks, o.Heads, n, 128).ptr(bias).int(w, t).tensor(o.Out).tensor(o.DOut).
+				tensor(o.LSE).ptr(delta).tensor(o.DQ).int(dim).float(o.Scale))
+		}
+		d.start(args(bf16Name("attention_bf16_grad_kv", dim), blocks, o.Heads, n, 128).ptr(bias).int(w, t).tensor(o.DOut).tensor(o.LSE).
+			ptr(delta).tensor(o.DK).tensor(o.DV).int(dim).float(o.Scale))
+		if size > 0 {
+			d.start(args("attention_bias_pairs_bf16", tiles*tiles, o.Heads, groups, 128).int(n).ptr(bias).int(w, t).tensor(o.DOut).tensor(o.LSE).
+				ptr(delta).ptr(pairs).int(size, text, dim).float(o.Scale))
+		}
+	} else {
+		if m > 0 {
+			d.start(d.heads("attention_delta", ceil(m*o.Heads, threads), 1, 1, threads).tensor(o.Out).tensor(o.DOut).ptr(delta).int(m, o.Heads, dim))
+			d.start(args("attention_grad_q", ceil(longest, rowsBackward), o.Heads, n, 128).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).
+				ptr(delta).tensor(o.DQ).int(dim).float(o.Scale))
+		}
+		d.start(args("attention_grad_kv", ceil(longest, rowsBackward), o.Heads, n, 128).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).
+			ptr(delta).tensor(o.DK).tensor(o.DV).int(dim).float(o.Scale))
+		if size > 0 {
+			d.start(args("attention_bias_pairs", tiles, tiles, o.Heads, pairsEdge*pairsEdge).int(n).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).
+				ptr(delta).ptr(pairs).int(size, text, dim).float(o.Scale))
+		}
 	}
-	tiles := ceil(size, pairsEdge)
-	d.start(d.heads("attention_bias_pairs", tiles, tiles, o.Heads, pairsEdge*pairsEdge).tensor(o.Q).tensor(o.K).tensor(o.V).
-		vector(o.Queries).int(m).ptr(at).int(n).bias(&o.Bias).tensor(o.DOut).tensor(o.LSE).ptr(delta).ptr(pairs).int(size, text, dim).float(o.Scale))
-	d.start(d.heads("attention_bias_finish", o.DTable.Rows, o.Heads, 1, 128).ptr(pairs).int(size, text).
-		vector(o.DTable).int(o.DTable.Stride, o.Bias.Column, o.Bias.Window, o.Bias.Text))
+	if size > 0 {
+		d.start(d.heads("attention_bias_finish", o.DTable.Rows, o.Heads, 1, 128).ptr(pairs).int(groups, size, text).
+			vector(o.DTable).int(o.DTable.Stride, o.Bias.Column, o.Bias.Window, o.Bias.Text))
+	}
 }

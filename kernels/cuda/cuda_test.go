@@ -79,7 +79,7 @@ func TestWrongArguments(t *testing.T) {
 			t.Fatal(err)
 		}
 		y := kernels.Matrix(m, 0, kernels.F32, 1, 4)
-		d.start(c.spoil(d.elementwise("fill", 1, 4).tensor(y)))
+		d.start(c.spoil(d.quads("fill", 1, 4).tensor(y)))
 		if err := d.Sync(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
@@ -205,39 +205,60 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// Heads wider than those of the conformance suite, against ref.
-func TestWideHeads(t *testing.T) {
+// Every variant of the attention kernels, against ref: head dims with and without
+// columns to fill up, several tiles of queries and keys, sequences of one part
+// and of none, some of the queries, K and V in one tensor and in two.
+func TestAttentionHeads(t *testing.T) {
 	if noDriver() {
 		t.Skip("no driver")
 	}
-	for _, typ := range []kernels.DType{kernels.F32, kernels.BF16} {
-		for _, dim := range []int{65, 96, 128} {
-			want, got := wideHeads(t, ref.New(), typ, dim), wideHeads(t, open(t), typ, dim)
-			limit := 1e-5
-			if typ == kernels.BF16 {
-				limit = 1.5e-2
-			}
+	for _, c := range []struct {
+		typ  kernels.DType
+		dims []int
+	}{
+		{kernels.F32, []int{65, 128}},
+		{kernels.BF16, []int{17, 34, 48, 64, 96, 128}},
+	} {
+		for i, dim := range c.dims {
+			some, apart := i%2 == 0, i%3 == 0
+			want, got := attentionHeads(t, ref.New(), c.typ, dim, some, apart), attentionHeads(t, open(t), c.typ, dim, some, apart)
 			for i, w := range want {
+				limit := 1e-5
+				if c.typ == kernels.BF16 {
+					limit = 1.5e-2
+				}
+				if attentionResults[i] == "LSE" {
+					limit = 1e-5
+				}
 				var e2, w2 float64
 				for j := range w {
 					e2 += (got[i][j] - w[j]) * (got[i][j] - w[j])
 					w2 += w[j] * w[j]
 				}
 				if err := math.Sqrt(e2 / w2); !(err < limit) {
-					t.Errorf("%v, dim %d, result %d: relative error %.2g, limit %.2g", typ, dim, i, err, limit)
+					t.Errorf("%v, dim %d, some queries: %v, %s: relative error %.2g, limit %.2g", c.typ, dim, some, attentionResults[i], err, limit)
 				}
 			}
 		}
 	}
 }
 
-// wideHeads runs attention and its gradients on fixed random operands and
-// returns Out, LSE, DQ, DK, DV and DTable.
-func wideHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int) (results [][]float64) {
-	const heads, window, text, words = 2, 6, 50, 45
-	n := words + 1 + window*window
+var attentionResults = []string{"Out", "LSE", "DQ", "DK", "DV", "DTable"}
+
+// attentionHeads runs attention and its gradients on fixed random operands and
+// returns the results.
+func attentionHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int, some, apart bool) (results [][]float64) {
+	const heads, window, text = 2, 6, 70
+	sequences := []kernels.Sequence{
+		{TextOff: 1, TextLen: 45, ImageOff: 117, ImageLen: 1 + window*window}, // row 0 belongs to none
+		{TextOff: 46, TextLen: 70},
+		{},
+		{ImageOff: 155, ImageLen: 1 + window*window},
+		{TextOff: 116, TextLen: 1, ImageOff: 154, ImageLen: 1},
+	}
+	const n = 155 + 1 + window*window
 	src := rng.New(rng.Key{Seed: uint64(dim)})
-	tensor := func(typ kernels.DType, rows, cols int) kernels.Tensor {
+	place := func(typ kernels.DType, rows, cols int, fill func() float64) kernels.Tensor {
 		m, err := dev.Alloc(rows * cols * typ.Size())
 		if err != nil {
 			t.Fatal(err)
@@ -245,7 +266,7 @@ func wideHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int) (re
 		x := kernels.Matrix(m, 0, typ, rows, cols)
 		floats, halves := make([]float32, rows*cols), make([]uint16, rows*cols)
 		for i := range floats {
-			floats[i] = float32(src.Norm())
+			floats[i] = float32(fill())
 			halves[i] = kernels.RoundBF16(floats[i])
 		}
 		if typ == kernels.BF16 {
@@ -255,17 +276,47 @@ func wideHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int) (re
 		}
 		return x
 	}
-	d := heads * dim
-	bias := kernels.RelativeBias{Window: window, Text: text}
-	bias.Table = tensor(kernels.F32, bias.Rows(), heads)
-	o := &kernels.Attention{Q: tensor(typ, n, d), K: tensor(typ, n, d), V: tensor(typ, n, d), Heads: heads, Scale: float32(1 / math.Sqrt(float64(dim))),
-		Sequences: []kernels.Sequence{{TextLen: words, ImageOff: words, ImageLen: 1 + window*window}}, Bias: bias,
-		Out: tensor(typ, n, d), LSE: tensor(kernels.F32, n, heads)}
-	g := &kernels.AttentionGrad{Q: o.Q, K: o.K, V: o.V, Out: o.Out, DOut: tensor(typ, n, d), LSE: o.LSE, Heads: heads, Scale: o.Scale, Sequences: o.Sequences,
-		Bias: bias, DQ: tensor(typ, n, d), DK: tensor(typ, n, d), DV: tensor(typ, n, d), DTable: tensor(kernels.F32, bias.Rows(), heads)}
+	normal := func(typ kernels.DType, rows, cols int) kernels.Tensor { return place(typ, rows, cols, src.Norm) }
+	// A result holds zeros, in rows that are not to be written too.
+	zero := func(typ kernels.DType, rows, cols int) kernels.Tensor {
+		return place(typ, rows, cols, func() float64 { return 0 })
+	}
+	d, m := heads*dim, n
+	bias := kernels.RelativeBias{Window: window, Text: text, Column: 1}
+	bias.Table = normal(kernels.F32, bias.Rows(), heads+1)
+	var queries kernels.Tensor
+	if some {
+		var list []int32
+		for i := int32(2); i < n; i += 2 {
+			list = append(list, i)
+		}
+		m = len(list)
+		memory, err := dev.Alloc(4 * m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		queries = kernels.Matrix(memory, 0, kernels.I32, 1, m)
+		dev.Write(queries, list)
+	}
+	var k, v, dk, dv kernels.Tensor
+	if apart {
+		k, v, dk, dv = normal(typ, n, d), normal(typ, n, d), zero(typ, n, d), zero(typ, n, d)
+	} else {
+		kv, dkv := normal(typ, n, 2*d), zero(typ, n, 2*d)
+		k, v, dk, dv = kv.Columns(0, d), kv.Columns(d, 2*d), dkv.Columns(0, d), dkv.Columns(d, 2*d)
+	}
+	o := &kernels.Attention{Q: normal(typ, m, d), K: k, V: v, Queries: queries, Heads: heads, Scale: float32(1 / math.Sqrt(float64(dim))),
+		Sequences: sequences, Bias: bias, Out: zero(typ, m, d), LSE: zero(kernels.F32, m, heads)}
+	g := &kernels.AttentionGrad{Q: o.Q, K: k, V: v, Queries: queries, Out: o.Out, DOut: normal(typ, m, d), LSE: o.LSE, Heads: heads, Scale: o.Scale,
+		Sequences: sequences, Bias: bias, DQ: zero(typ, m, d), DK: dk, DV: dv, DTable: normal(kernels.F32, bias.Rows(), heads+1)}
 	dev.Run(o)
 	dev.Run(g)
 	for _, x := range []kernels.Tensor{o.Out, o.LSE, g.DQ, g.DK, g.DV, g.DTable} {
+		if !x.Contiguous() {
+			whole := zero(typ, x.Rows, x.Cols)
+			dev.Run(&kernels.Copy{X: x, Y: whole})
+			x = whole
+		}
 		values, floats, halves := make([]float64, x.Len()), make([]float32, x.Len()), make([]uint16, x.Len())
 		if x.Type == kernels.BF16 {
 			dev.Read(halves, x)
@@ -281,4 +332,64 @@ func wideHeads(t *testing.T, dev kernels.Device, typ kernels.DType, dim int) (re
 		t.Fatal(err)
 	}
 	return results
+}
+
+// A deep product of few tiles, as a weight's gradient is, in parts: with a bias's
+// gradient, added to what was there, or with bias and activation.
+func TestSplitProducts(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	for _, c := range []struct{ tiles, k, want int }{
+		{1, 511, 511}, {1, 512, 256}, {36, 4096, 608}, {129, 1 << 16, 1 << 16}, {1, 1 << 16, 1 << 11}, {1, 600, 320},
+	} {
+		if got := splitDepth(c.tiles, c.k); got != c.want {
+			t.Errorf("splitDepth(%d, %d) = %d, want %d", c.tiles, c.k, got, c.want)
+		}
+	}
+	const m, n, k = 70, 50, 1100
+	for _, typ := range []kernels.DType{kernels.F32, kernels.BF16} {
+		run := func(dev kernels.Device) (results [][]float32) {
+			src := rng.New(rng.Key{Seed: 5})
+			tensor := func(typ kernels.DType, rows, cols int) kernels.Tensor {
+				mem, err := dev.Alloc(4 * rows * cols)
+				if err != nil {
+					t.Fatal(err)
+				}
+				x, floats, halves := kernels.Matrix(mem, 0, typ, rows, cols), make([]float32, rows*cols), make([]uint16, rows*cols)
+				for i := range floats {
+					floats[i] = float32(src.Norm())
+					halves[i] = kernels.RoundBF16(floats[i])
+				}
+				if typ == kernels.BF16 {
+					dev.Write(x, halves)
+				} else {
+					dev.Write(x, floats)
+				}
+				return x
+			}
+			a, b, at := tensor(typ, k, m), tensor(typ, k, n), tensor(typ, m, k)
+			grad, sum := tensor(kernels.F32, m, n), tensor(kernels.F32, 1, m)
+			y, pre := tensor(kernels.F32, m, n), tensor(kernels.F32, m, n)
+			dev.Run(&kernels.MatMul{A: a, B: b, TransA: true, C: grad, Accumulate: true, Sum: sum})
+			dev.Run(&kernels.MatMul{A: at, B: b, C: y, Bias: tensor(kernels.F32, 1, n), Act: kernels.GELU, Pre: pre})
+			for _, x := range []kernels.Tensor{grad, sum, y, pre} {
+				v := make([]float32, x.Len())
+				dev.Read(v, x)
+				results = append(results, v)
+			}
+			if err := dev.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			return results
+		}
+		want, got := run(ref.New()), run(open(t))
+		for i := range want {
+			for j, w := range want[i] {
+				if e := math.Abs(float64(got[i][j] - w)); !(e < 2e-4) { // elements are about 30
+					t.Fatalf("%v, result %d: element %d is %v, want %v", typ, i, j, got[i][j], w)
+				}
+			}
+		}
+	}
 }

@@ -10,9 +10,11 @@ import (
 
 const (
 	chunk     = 8    // elements that a thread treats
+	quad      = 4    // the same where all is f32
 	threads   = 256  // of a block, where rows do not ask for more
 	maxRow    = 4096 // columns that the threads of a block hold in registers
-	maxGroups = 256  // blocks whose partial sums are added up
+	maxGroups = 256  // blocks whose partial sums are added up,
+	groupRows = 8    // each over this many rows at least
 	maxGridYZ = 65535
 )
 
@@ -46,7 +48,14 @@ func (d *device) start(l *launch) {
 // elementwise begins the launch of a kernel with a thread for each chunk of
 // rows × cols elements.
 func (d *device) elementwise(name string, rows, cols int) *launch {
-	return d.kernel(name, dim{ceil(rows*ceil(cols, chunk), threads), 1, 1}, dim{threads, 1, 1})
+	return d.chunks(name, rows, cols, chunk)
+}
+
+// quads is elementwise for kernels of f32 alone.
+func (d *device) quads(name string, rows, cols int) *launch { return d.chunks(name, rows, cols, quad) }
+
+func (d *device) chunks(name string, rows, cols, size int) *launch {
+	return d.kernel(name, dim{ceil(rows*ceil(cols, size), threads), 1, 1}, dim{threads, 1, 1})
 }
 
 // flatten views tensors of one shape as a single row where none has gaps.
@@ -66,17 +75,17 @@ func flatten(ts ...*kernels.Tensor) (rows, cols int) {
 	return 1, rows * cols
 }
 
-// unary runs an elementwise kernel from x to y.
-func (d *device) unary(name string, x, y kernels.Tensor) {
+// unary runs an elementwise kernel from x to y, whose threads treat size elements.
+func (d *device) unary(name string, x, y kernels.Tensor, size int) {
 	if rows, cols := flatten(&x, &y); rows*cols > 0 {
-		d.start(d.elementwise(name, rows, cols).tensor(x).tensor(y).int(rows, cols))
+		d.start(d.chunks(name, rows, cols, size).tensor(x).tensor(y).int(rows, cols))
 	}
 }
 
-// binary runs an elementwise kernel from x and dy to dx.
+// binary runs an elementwise kernel of f32 from x and dy to dx.
 func (d *device) binary(name string, x, dy, dx kernels.Tensor) {
 	if rows, cols := flatten(&x, &dy, &dx); rows*cols > 0 {
-		d.start(d.elementwise(name, rows, cols).tensor(x).tensor(dy).tensor(dx).int(rows, cols))
+		d.start(d.quads(name, rows, cols).tensor(x).tensor(dy).tensor(dx).int(rows, cols))
 	}
 }
 
@@ -132,24 +141,24 @@ func (d *device) dispatch(op kernels.Op) {
 	case *kernels.Dropout:
 		d.dropout(o)
 	case *kernels.Tanh:
-		d.unary("tanh_forward", o.X, o.Y)
+		d.unary("tanh_forward", o.X, o.Y, quad)
 	case *kernels.TanhGrad:
 		d.binary("tanh_grad", o.Y, o.DY, o.DX)
 	case *kernels.Gelu:
-		d.unary("gelu_forward", o.X, o.Y)
+		d.unary("gelu_forward", o.X, o.Y, chunk)
 	case *kernels.GeluGrad:
 		d.binary("gelu_grad", o.X, o.DY, o.DX)
 	case *kernels.Copy:
-		d.unary("copy", o.X, o.Y)
+		d.unary("copy", o.X, o.Y, chunk)
 	case *kernels.AddScaled:
 		x, y := o.X, o.Y
 		if rows, cols := flatten(&x, &y); rows*cols > 0 {
-			d.start(d.elementwise("add_scaled", rows, cols).tensor(x).tensor(y).int(rows, cols).float(o.Alpha))
+			d.start(d.quads("add_scaled", rows, cols).tensor(x).tensor(y).int(rows, cols).float(o.Alpha))
 		}
 	case *kernels.Fill:
 		y := o.Y
 		if rows, cols := flatten(&y); rows*cols > 0 {
-			d.start(d.elementwise("fill", rows, cols).tensor(y).int(rows, cols).float(o.Value))
+			d.start(d.quads("fill", rows, cols).tensor(y).int(rows, cols).float(o.Value))
 		}
 	case *kernels.Normalize:
 		if r, n := o.X.Rows, o.X.Cols; r*n > 0 {
@@ -215,8 +224,8 @@ func (d *device) layerNormGrad(o *kernels.LayerNormGrad) {
 	if r*n == 0 {
 		return
 	}
-	l := d.rowKernel("layernorm_grad", r, n, maxGroups)
-	groups := l.grid.x * l.block.y
+	l := d.rowKernel("layernorm_grad", r, n, min(maxGroups, ceil(r, groupRows)))
+	groups := l.grid.x
 	var partial uintptr
 	if !o.DScale.IsZero() {
 		partial = d.reserve(&d.scratch, 4*2*groups*n)
@@ -264,8 +273,8 @@ func (d *device) residualGrad(o *kernels.ResidualGrad) {
 	if r*n == 0 {
 		return
 	}
-	l := d.rowKernel("residual_grad", r, n, maxGroups)
-	groups := l.grid.x * l.block.y
+	l := d.rowKernel("residual_grad", r, n, min(maxGroups, ceil(r, groupRows)))
+	groups := l.grid.x
 	var partial uintptr
 	if !o.DGamma.IsZero() {
 		partial = d.reserve(&d.scratch, 4*groups*n)
@@ -310,7 +319,7 @@ func (d *device) dropout(o *kernels.Dropout) {
 	}
 	rate := float64(o.Rate)
 	threshold := uint32(math.Ceil(rate * (1 << 32))) // Rate < 1: at most 2³² − 2⁸
-	d.start(d.elementwise("dropout", r, n).tensor(o.X).vector(o.Row).tensor(o.Y).int(r, n).
+	d.start(d.quads("dropout", r, n).tensor(o.X).vector(o.Row).tensor(o.Y).int(r, n).
 		int(int(o.Key[0]), int(o.Key[1]), int(threshold)).float(float32(1 / (1 - rate))))
 }
 
@@ -321,13 +330,21 @@ func (d *device) lossKernel(name string, rows, cols int) *launch {
 	return d.kernel(name, dim{ceil(rows, b.y), 1, 1}, b)
 }
 
+// heldKernel begins the launch of a kernel whose threads, at most 512 a row,
+// keep so many elements of it each.
+func (d *device) heldKernel(name string, rows, cols, held int) *launch {
+	x := min((ceil(cols, held)+31)&^31, 512)
+	y := max(1, min(threads/x, rows))
+	return d.kernel(name, dim{ceil(rows, y), 1, 1}, dim{x, y, 1})
+}
+
 func (d *device) crossEntropy(o *kernels.CrossEntropy) {
 	r, n := o.Logits.Rows, o.Logits.Cols
 	if r == 0 {
 		return
 	}
 	partial := d.reserve(&d.scratch, 4*r)
-	l := d.lossKernel("cross_entropy", r, n).tensor(o.Logits).vector(o.Label).float(o.Weight).ptr(partial).tensor(o.DLogits).int(r, n)
+	l := d.heldKernel("cross_entropy", r, n, 64).tensor(o.Logits).vector(o.Label).float(o.Weight).ptr(partial).tensor(o.DLogits).int(r, n)
 	d.start(d.faultArgs(l, faultLabel))
 	d.finishScalar(partial, r, o.Weight, o.Loss)
 }
@@ -339,7 +356,7 @@ func (d *device) contrast(o *kernels.Contrast) {
 	}
 	partial := d.reserve(&d.scratch, 2*4*r)
 	back := partial + uintptr(4*r)
-	l := d.lossKernel("contrast", r, n).tensor(o.Dot).vector(o.LogScale).vector(o.RowGroup).vector(o.ColGroup).float(o.Weight).
+	l := d.heldKernel("contrast", r, n, 32).tensor(o.Dot).vector(o.LogScale).vector(o.RowGroup).vector(o.ColGroup).float(o.Weight).
 		ptr(partial).ptr(back).tensor(o.DDot).int(r, n).bool(o.Accumulate)
 	d.start(d.faultArgs(l, faultPositive))
 	d.finishScalar(partial, r, 1, o.Loss)
@@ -364,7 +381,7 @@ func (d *device) sumSquares(o *kernels.SumSquares) {
 	if rows*cols == 0 {
 		return
 	}
-	groups := min(ceil(rows*ceil(cols, chunk), 4*threads), 1024)
+	groups := min(ceil(rows*ceil(cols, quad), 4*threads), 1024)
 	partial := d.reserve(&d.scratch, 4*groups)
 	d.start(d.kernel("square_partials", dim{groups, 1, 1}, dim{threads, 1, 1}).tensor(x).ptr(partial).int(rows, cols))
 	d.finishScalar(partial, groups, 1, o.Y)
@@ -377,7 +394,7 @@ func (d *device) adamW(o *kernels.AdamW) {
 	}
 	b1, b2, step := float64(o.Beta1), float64(o.Beta2), float64(o.Step)
 	rate := float64(o.Rate) * math.Sqrt(1-math.Pow(b2, step)) / (1 - math.Pow(b1, step))
-	d.start(d.elementwise("adamw", 1, n).tensor(o.P).tensor(o.M).tensor(o.V).tensor(o.Grad).tensor(o.Half).int(n).
+	d.start(d.quads("adamw", 1, n).tensor(o.P).tensor(o.M).tensor(o.V).tensor(o.Grad).tensor(o.Half).int(n).
 		float(float32(rate), float32(float64(o.Rate)*float64(o.Decay)), o.Beta1, float32(1-b1), o.Beta2, float32(1-b2), o.Eps, o.GradScale))
 }
 
@@ -406,6 +423,36 @@ func (d *device) matMul(o *kernels.MatMul) {
 	default:
 		name += "nn"
 	}
-	d.start(d.kernel(name, dim{max(1, ceil(n, tile)), ceil(m, tile), 1}, dim{size, 1, 1}).tensor(o.A).tensor(o.B).tensor(o.C).
-		vector(o.Bias).tensor(o.Pre).vector(o.Sum).int(m, n, k, int(o.Act)).bool(o.Accumulate))
+	grid := dim{max(1, ceil(n, tile)), ceil(m, tile), 1}
+	part := splitDepth(grid.x*grid.y, k)
+	sum, partial := address(o.Sum), uintptr(0)
+	if n > 0 && part < k {
+		grid.z = ceil(k, part)
+		partial = d.reserve(&d.scratch, 4*grid.z*m*(n+1))
+		if sum != 0 {
+			sum = partial + uintptr(4*grid.z*m*n)
+		}
+	}
+	d.start(d.kernel(name, grid, dim{size, 1, 1}).tensor(o.A).tensor(o.B).tensor(o.C).vector(o.Bias).tensor(o.Pre).
+		ptr(sum).int(m, n, k, int(o.Act)).bool(o.Accumulate).ptr(partial).int(part))
+	if partial == 0 {
+		return
+	}
+	d.start(d.quads("gemm_finish", m, n).ptr(partial).int(grid.z).tensor(o.C).vector(o.Bias).tensor(o.Pre).
+		int(m, n, int(o.Act)).bool(o.Accumulate))
+	if sum != 0 {
+		d.finishColumns(sum, m, grid.z, o.Sum)
+	}
+}
+
+// splitDepth returns how deep a part of a product of k is whose result has so
+// many tiles: k itself where they fill a GPU. It depends on the shape alone, so
+// that sums are the same on all of them.
+func splitDepth(tiles, k int) int {
+	const blocks, least, most = 256, 256, 32
+	parts := min(blocks/tiles, k/least, most)
+	if parts < 2 {
+		return k
+	}
+	return (ceil(k, parts) + 31) &^ 31 // whole tiles
 }

@@ -26,24 +26,36 @@ struct Bias {
     i--, j--;
     return (i / window - j / window + window - 1) * (2 * window - 1) + i % window - j % window + window - 1;
   }
-  // What row needs to know of a token: 4·u + kind, with u such that rows of two
-  // words, and of two patches, differ by the difference of their u.
-  __device__ int code(int t, int position) const {
-    if (position < t) return position ? -4 * position : 1;
-    int i = position - t - 1;
-    return i < 0 ? 3 : 4 * (i / window * (2 * window - 1) + i % window) + 2;
-  }
-  // row, of the codes of query and key.
-  __device__ int row_of(int q, int k) const {
-    int r = image_rows(), a = r + 2 * text + 2, d = (q >> 2) - (k >> 2);
-    bool q_image = q & 2, k_image = k & 2;
-    if (q_image != k_image) return q_image ? r + 1 : r;
-    int cls = (q & 1) + 2 * (k & 1), end = q_image ? r : a;
-    if (cls) return cls == 3 ? end - 1 : cls == 1 ? end - 3 : end - 2;
-    return d + (q_image ? 2 * window * (window - 1) : r + text);
-  }
   __device__ float at(int t, int i, int j, int head) const {
     return table ? table[(long long)row(t, i, j) * stride + column + head] : 0.f;
+  }
+};
+
+// The bias of one head, spread out so that a query and a key find theirs by one
+// addition, in numbers that lie side by side for neighbours: at query() + key()
+// of the two tokens. Of the 16 pairs of the kinds [T_CLS], word, [I_CLS] and
+// patch each has width() numbers, indexed by the difference of the tokens' u.
+struct Spread {
+  int window, text;
+
+  __device__ int reach() const { return max(text, 2 * window * (window - 1)); }
+  __device__ int width() const { return 2 * reach() + 1; }
+  __device__ int kind(int i, bool image) const { return 2 * image + (i > 0); }
+  // Of the i-th token of the text, or of the image: at least 0, at most reach().
+  __device__ int u(int i, bool image) const {
+    if (!i) return 0;
+    return image ? (i - 1) / window * (2 * window - 1) + (i - 1) % window : text - i;
+  }
+  __device__ int query(int i, bool image) const { return 4 * kind(i, image) * width() + reach() + u(i, image); }
+  __device__ int key(int i, bool image) const { return kind(i, image) * width() - u(i, image); }
+  // The table's row whose bias is number e; −1 where no pair of tokens needs it.
+  __device__ int row(int e) const {
+    int pair = e / width(), d = e % width() - reach(), q = pair / 4, k = pair % 4;
+    int r = (2 * window - 1) * (2 * window - 1) + 3, end = q & 2 ? r : r + 2 * text + 2;
+    if ((q ^ k) & 2) return q & 2 ? r + 1 : r;
+    if (!(q & 1) || !(k & 1)) return q & 1 ? end - 2 : k & 1 ? end - 3 : end - 1;
+    if (!(q & 2)) return d > -text && d < text ? r + text + d : -1;
+    return abs(d) <= 2 * window * (window - 1) ? d + 2 * window * (window - 1) : -1;
   }
 };
 

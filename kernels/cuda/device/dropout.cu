@@ -5,16 +5,13 @@
 // Y[rows, n] = X[rows, n]·mask; id[rows]; Y may be X
 extern "C" __global__ void __launch_bounds__(256) dropout(const void* x, long long xl, const int* id, void* y, long long yl, int rows, int n, unsigned k0, unsigned k1, unsigned threshold, float scale) {
   int r, c;
-  if (!chunk(rows, n, r, c)) return;
-  float v[CHUNK];
+  if (!chunk<QUAD>(rows, n, r, c)) return;
+  float v[QUAD];
   Tensor(x, xl).load(v, r, c, n);
+  uint32_t w[4];
+  philox(k0, k1, (uint32_t)id[r], c / QUAD, 0, 0, w);
 #pragma unroll
-  for (int h = 0; h < CHUNK / 4; h++) {
-    uint32_t w[4];
-    philox(k0, k1, (uint32_t)id[r], c / 4 + h, 0, 0, w);
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[4 * h + i] = w[i] >= threshold ? v[4 * h + i] * scale : 0.f;
-  }
+  for (int i = 0; i < QUAD; i++) v[i] = w[i] >= threshold ? v[i] * scale : 0.f;
   Tensor(y, yl).store(v, r, c, n);
 }
 CUEMU_KERNEL(dropout)

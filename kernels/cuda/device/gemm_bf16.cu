@@ -51,24 +51,28 @@ struct Tile {
 };
 
 // C[m, n] = act(op(A)·op(B) + bias), or +=; sum[m] += Σ_k op(A), optional, TA.
+// With partial, both are those of the depths [blockIdx.z·part, + part) alone, =,
+// and blockIdx.z-th in partial and sum.
 template <bool TA, bool TB>
-__device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& out, float* sum, int m, int n, int k) {
-  __shared__ __align__(128) Tile<!TA> a[2];
-  __shared__ __align__(128) Tile<TB> b[2];
+__device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& out, float* sum, int m, int n, int k, int part) {
+  __shared__ __align__(128) bf16 pool[4 * TILE * DEPTH];
+  auto a = (Tile<!TA>*)pool;
+  auto b = (Tile<TB>*)(pool + 2 * TILE * DEPTH);
   int n0 = blockIdx.x * TILE, m0 = blockIdx.y * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int wm = warp / 4 * 64, wn = warp % 4 * 32;
   bool sums = sum && blockIdx.x == 0 && threadIdx.x < TILE;
   float acc[4][4][4] = {}, total = 0;
-  int steps = (k + DEPTH - 1) / DEPTH;
+  Depths d(k, part);
+  int steps = (d.to - d.from + DEPTH - 1) / DEPTH;
   if (steps > 0) {
-    a[0].fetch(A, 0, m0, k, m);
-    b[0].fetch(B, 0, n0, k, n);
+    a[0].fetch(A, d.from, m0, d.to, m);
+    b[0].fetch(B, d.from, n0, d.to, n);
   }
   cp_async_commit();
   for (int s = 0; s < steps; s++) {
     if (s + 1 < steps) {
-      a[(s + 1) % 2].fetch(A, (s + 1) * DEPTH, m0, k, m);
-      b[(s + 1) % 2].fetch(B, (s + 1) * DEPTH, n0, k, n);
+      a[(s + 1) % 2].fetch(A, d.from + (s + 1) * DEPTH, m0, d.to, m);
+      b[(s + 1) % 2].fetch(B, d.from + (s + 1) * DEPTH, n0, d.to, n);
     }
     cp_async_commit();
     cp_async_wait<1>();
@@ -95,20 +99,37 @@ __device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& ou
     __syncthreads();
   }
   cp_async_wait<0>();
-  int row = m0 + wm + lane / 4, col = n0 + wn + lane % 4 * 2;
+  // Results leave in whole pieces: 16 rows of the warp at a time pass through
+  // shared memory, in rows of 32 and 8 more, so that no bank is met twice.
+  constexpr int PITCH = 40;
+  float* stage = (float*)pool + warp * 16 * PITCH;
 #pragma unroll
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 4; i++) {
+    __syncwarp();
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) out.store(row + i * 16 + e / 2 * 8, col + j * 8 + e % 2, acc[i][j][e]);
-  if (sums && m0 + (int)threadIdx.x < m) sum[m0 + threadIdx.x] += total;
+      for (int e = 0; e < 2; e++) {
+        float2 v = {acc[i][j][2 * e], acc[i][j][2 * e + 1]};
+        *(float2*)(stage + (lane / 4 + 8 * e) * PITCH + j * 8 + lane % 4 * 2) = v;
+      }
+    __syncwarp();
+#pragma unroll 1
+    for (int q = lane; q < 16 * 8; q += 32) {
+      float4 f = *(const float4*)(stage + q / 8 * PITCH + q % 8 * 4);
+      float v[4] = {f.x, f.y, f.z, f.w};
+      out.store(m0 + wm + i * 16 + q / 8, n0 + wn + q % 8 * 4, v);
+    }
+  }
+  if (!sums || m0 + (int)threadIdx.x >= m) return;
+  if (out.partial) sum[(long long)blockIdx.z * m + m0 + threadIdx.x] = total;
+  else sum[m0 + threadIdx.x] += total;
 }
 
 #define GEMM(name, TA, TB)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
-      name(const void* a, long long al, const void* b, long long bl, void* c, long long cl, const float* bias, void* pre, long long prel, float* sum, int m, int n, int k, int act, int accumulate) { \
-    gemm<TA, TB>(Tensor(a, al), Tensor(b, bl), Epilogue{Tensor(c, cl), Tensor(pre, prel), bias, m, n, act, accumulate}, sum, m, n, k); \
+  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                                 \
+      name(const void* a, long long al, const void* b, long long bl, void* c, long long cl, const float* bias, void* pre, long long prel, float* sum, int m, int n, int k, int act, int accumulate, float* partial, int part) { \
+    gemm<TA, TB>(Tensor(a, al), Tensor(b, bl), Epilogue{Tensor(c, cl), Tensor(pre, prel), bias, m, n, act, accumulate, partial}, sum, m, n, k, part); \
   }                                                                                                                     \
   CUEMU_KERNEL(name)
 

@@ -32,17 +32,19 @@ __device__ inline void load_tile(float (&tile)[DEPTH][TILE + 4], const Tensor& X
   }
 }
 
-// C[m, n] = act(op(A)·op(B) + bias), or +=; sum[m] += Σ_k op(A), optional, TA.
+// C[m, n] = act(op(A)·op(B) + bias), or +=; sum[m] += Σ_k op(A), optional, TA;
+// partial and part as in gemm_bf16.cu.
 template <bool TA, bool TB>
-__device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& out, float* sum, int m, int n, int k) {
+__device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& out, float* sum, int m, int n, int k, int part) {
   __shared__ __align__(16) float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
   int n0 = blockIdx.x * TILE, m0 = blockIdx.y * TILE;
   int ty = threadIdx.x / 8 * 8, tx = threadIdx.x % 8 * 8;
   bool sums = sum && blockIdx.x == 0;
   float acc[8][8] = {}, total = 0;
-  for (int k0 = 0; k0 < k; k0 += DEPTH) {
-    load_tile<!TA>(a, A, k0, m0, k, m);
-    load_tile<TB>(b, B, k0, n0, k, n);
+  Depths d(k, part);
+  for (int k0 = d.from; k0 < d.to; k0 += DEPTH) {
+    load_tile<!TA>(a, A, k0, m0, d.to, m);
+    load_tile<TB>(b, B, k0, n0, d.to, n);
     __syncthreads();
 #pragma unroll
     for (int kk = 0; kk < DEPTH; kk++) {
@@ -58,17 +60,34 @@ __device__ inline void gemm(const Tensor& A, const Tensor& B, const Epilogue& ou
       for (int kk = 0; kk < DEPTH; kk++) total += a[kk][threadIdx.x];
     __syncthreads();
   }
+  // Results leave by rows: each eighth row at a time passes through shared memory.
+  float* stage = &a[0][0];
 #pragma unroll
-  for (int i = 0; i < 8; i++)
+  for (int i = 0; i < 8; i++) {
+    __syncthreads();
 #pragma unroll
-    for (int j = 0; j < 8; j++) out.store(m0 + ty + i, n0 + tx + j, acc[i][j]);
-  if (sums && m0 + (int)threadIdx.x < m) sum[m0 + threadIdx.x] += total;
+    for (int j = 0; j < 8; j += 4) {
+      float4 v = {acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]};
+      *(float4*)(stage + ty / 8 * (TILE + 4) + tx + j) = v;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int q = threadIdx.x; q < 8 * TILE / 4; q += 64) {
+      int row = q / (TILE / 4), col = q % (TILE / 4) * 4;
+      float4 f = *(const float4*)(stage + row * (TILE + 4) + col);
+      float v[4] = {f.x, f.y, f.z, f.w};
+      out.store(m0 + row * 8 + i, n0 + col, v);
+    }
+  }
+  if (!sums || m0 + (int)threadIdx.x >= m) return;
+  if (out.partial) sum[(long long)blockIdx.z * m + m0 + threadIdx.x] = total;
+  else sum[m0 + threadIdx.x] += total;
 }
 
 #define GEMM(name, TA, TB)                                                                                              \
   extern "C" __global__ void __launch_bounds__(64)                                                                      \
-      name(const void* a, long long al, const void* b, long long bl, void* c, long long cl, const float* bias, void* pre, long long prel, float* sum, int m, int n, int k, int act, int accumulate) { \
-    gemm<TA, TB>(Tensor(a, al), Tensor(b, bl), Epilogue{Tensor(c, cl), Tensor(pre, prel), bias, m, n, act, accumulate}, sum, m, n, k); \
+      name(const void* a, long long al, const void* b, long long bl, void* c, long long cl, const float* bias, void* pre, long long prel, float* sum, int m, int n, int k, int act, int accumulate, float* partial, int part) { \
+    gemm<TA, TB>(Tensor(a, al), Tensor(b, bl), Epilogue{Tensor(c, cl), Tensor(pre, prel), bias, m, n, act, accumulate, partial}, sum, m, n, k, part); \
   }                                                                                                                     \
   CUEMU_KERNEL(name)
 

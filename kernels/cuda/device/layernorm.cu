@@ -37,10 +37,10 @@ CUEMU_KERNEL(layernorm)
 
 // With norm = (x − mean)·rstd and g = dy ⊙ scale:
 //   DX[row] (= or +=) rstd·(g − avg(g) − norm·avg(g ⊙ norm))
-//   partial[blockIdx.x·blockDim.y + threadIdx.y][2n] = sums of dy ⊙ norm, then of dy,
-// over the rows of one group of threads, where partial is given.
+//   partial[blockIdx.x][2n] = sums of dy ⊙ norm, then of dy, over the block's
+// rows, where partial is given.
 extern "C" __global__ void __launch_bounds__(512) layernorm_grad(const void* x, long long xl, const int* list, const void* dy, long long dyl, const void* scale, const float* mean, const float* rstd, void* dx, long long dxl, float* partial, int R, int n, int N, int accumulate, int* fault, int code) {
-  __shared__ float red[MAX_WARPS];
+  __shared__ float red[MAX_WARPS], sum[CHUNK][256];
   Tensor X(x, xl), DY(dy, dyl), DX(dx, dxl);
   int c = threadIdx.x * CHUNK;
   float g[CHUNK], ds[CHUNK] = {}, db[CHUNK] = {};
@@ -78,7 +78,10 @@ extern "C" __global__ void __launch_bounds__(512) layernorm_grad(const void* x, 
     DX.store(v, row, c, n);
   }
   if (!partial) return;
-  Tensor P(partial + ((long long)blockIdx.x * blockDim.y + threadIdx.y) * 2 * n, 0), Q(P.f32(0, n), 0);
+  add_rows(ds, sum);
+  add_rows(db, sum);
+  if (threadIdx.y) return;
+  Tensor P(partial + (long long)blockIdx.x * 2 * n, 0), Q(P.f32(0, n), 0);
   P.store(ds, 0, c, n);
   Q.store(db, 0, c, n);
 }

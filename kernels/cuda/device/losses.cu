@@ -14,72 +14,115 @@ struct Row {
   }
 };
 
-// log Σ exp(scale·X[r, c]) over c < n
-__device__ inline float log_sum_exp(const Tensor& X, int r, int n, float scale, float (&red)[MAX_WARPS]) {
-  float top = -INFINITY, s = 0;
-  for (int c = threadIdx.x * CHUNK; c < n; c += blockDim.x * CHUNK) {
-    float v[CHUNK], m = top;
-    X.load(v, r, c, n);
+// A row's elements, in fours: neighbours where rows are aligned, else blockDim.x
+// apart, so that a warp's access has no gaps either way. The first HELD fours of
+// each thread stay in registers: a row of up to 4 · HELD · blockDim.x elements is
+// read once.
+template <int HELD>
+struct Elements {
+  const Tensor& X;
+  int r, n, step;  // step: columns between the elements of a four
+  float v[HELD][QUAD];
+
+  __device__ int column(int i) const { return step == 1 ? (i * blockDim.x + threadIdx.x) * QUAD : i * QUAD * blockDim.x + threadIdx.x; }
+  __device__ void load(float (&w)[QUAD], const Tensor& Y, int c) const {
+    if (step == 1) return Y.load(w, r, c, n);
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++)
-      if (c + e < n) m = fmaxf(m, v[e] *= scale);
-    s *= expf(top - m);
-    top = m;
-#pragma unroll
-    for (int e = 0; e < CHUNK; e++)
-      if (c + e < n) s += expf(v[e] - top);
+    for (int e = 0; e < QUAD; e++) w[e] = c + e * step < n ? *Y.f32(r, c + e * step) : 0.f;
   }
-  float all = row_max(top, red);
-  s = row_sum(top == -INFINITY ? 0.f : s * expf(top - all), red);
-  return all + logf(s);
-}
+  __device__ void store(const float (&w)[QUAD], const Tensor& Y, int c) const {
+    if (step == 1) return Y.store(w, r, c, n);
+#pragma unroll
+    for (int e = 0; e < QUAD; e++)
+      if (c + e * step < n) *Y.f32(r, c + e * step) = w[e];
+  }
+  __device__ Elements(const Tensor& x, int row, int cols) : X(x), r(row), n(cols), step(x.wide ? 1 : blockDim.x) {
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+      if (column(i) < n) load(v[i], X, column(i));
+  }
+  // Calls f(c, elements c, c + step, …) for all fours of the caller's; those from
+  // column n on are 0.
+  template <class F>
+  __device__ void each(F f) const {
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+      if (column(i) < n) f(column(i), v[i]);
+#pragma unroll 1
+    for (int i = HELD; column(i) < n; i++) {
+      float w[QUAD];
+      load(w, X, column(i));
+      f(column(i), w);
+    }
+  }
+  // log Σ exp(scale·x) over the row
+  __device__ float log_sum_exp(float scale, float (&red)[MAX_WARPS]) const {
+    float top = -INFINITY, s = 0;
+    each([&](int c, const float(&x)[QUAD]) {
+#pragma unroll
+      for (int e = 0; e < QUAD; e++)
+        if (c + e * step < n) top = fmaxf(top, scale * x[e]);
+    });
+    top = row_max(top, red);
+    each([&](int c, const float(&x)[QUAD]) {
+#pragma unroll
+      for (int e = 0; e < QUAD; e++)
+        if (c + e * step < n) s += expf(scale * x[e] - top);
+    });
+    return top + logf(row_sum(s, red));
+  }
+};
 
 // loss[r] = −log softmax(X[r])[label[r]]; DX = weight·(softmax − one-hot), may
 // be X, optional
-extern "C" __global__ void __launch_bounds__(256, 4) cross_entropy(const void* x, long long xl, const int* label, float weight, float* loss, void* dx, long long dxl, int R, int n, int* fault, int code) {
+extern "C" __global__ void __launch_bounds__(512) cross_entropy(const void* x, long long xl, const int* label, float weight, float* loss, void* dx, long long dxl, int R, int n, int* fault, int code) {
   __shared__ float red[MAX_WARPS];
   Row row(R);
   Tensor X(x, xl), DX(dx, dxl);
   int r = row.r, l = label[r];
   bool good = in_range(l, n, fault, code);
-  float lse = log_sum_exp(X, r, n, 1, red), own = good ? X.at(r, l) : 0;
-  __syncthreads();  // own is read before DX, which may be X, is written
+  Elements<16> all(X, r, n);
+  float lse = all.log_sum_exp(1, red);
+  __syncthreads();  // all have read the row before DX, which may be X, is written
   if (!row.active || !good) return;
-  if (threadIdx.x == 0) loss[r] = lse - own;
-  if (!DX.present()) return;
-  for (int c = threadIdx.x * CHUNK; c < n; c += blockDim.x * CHUNK) {
-    float v[CHUNK];
-    X.load(v, r, c, n);
+  all.each([&](int c, const float(&v)[QUAD]) {
+    float d[QUAD];
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++) v[e] = weight * (expf(v[e] - lse) - (c + e == l ? 1.f : 0.f));
-    DX.store(v, r, c, n);
-  }
+    for (int e = 0; e < QUAD; e++) {
+      bool own = c + e * all.step == l;
+      if (own) loss[r] = lse - v[e];
+      d[e] = weight * (expf(v[e] - lse) - (own ? 1.f : 0.f));
+    }
+    if (DX.present()) all.store(d, DX, c);
+  });
 }
 CUEMU_KERNEL(cross_entropy)
 
 // With s = exp(*log_scale), l = s·dot and dl = weight·(softmax(l) − positives):
 // loss[r] = weight·CE(l, positives), DDOT (= or +=) s·dl, dlog[r] = Σ dl·l.
 // Positives are the columns of the row's group, uniformly weighted.
-extern "C" __global__ void __launch_bounds__(256, 4) contrast(const void* dot, long long dl_, const float* log_scale, const int* row_group, const int* col_group, float weight, float* loss, float* dlog, void* ddot, long long ddl, int R, int n, int accumulate, int* fault, int code) {
+extern "C" __global__ void __launch_bounds__(512) contrast(const void* dot, long long dl_, const float* log_scale, const int* row_group, const int* col_group, float weight, float* loss, float* dlog, void* ddot, long long ddl, int R, int n, int accumulate, int* fault, int code) {
   __shared__ float red[MAX_WARPS];
   Row row(R);
   Tensor X(dot, dl_), DX(ddot, ddl);
   int r = row.r, g = row_group[r];
-  float scale = expf(*log_scale), positives = 0, sum = 0;
+  float scale = expf(*log_scale), positives = 0, sum = 0, back = 0;
   for (int c = threadIdx.x; c < n; c += blockDim.x) positives += col_group[c] == g;
   positives = row_sum(positives, red);
   bool good = in_range((int)positives - 1, n, fault, code);
-  float lse = log_sum_exp(X, r, n, scale, red), back = 0;
-  for (int c = threadIdx.x * CHUNK; c < n; c += blockDim.x * CHUNK) {
-    float v[CHUNK], d[CHUNK];
-    X.load(v, r, c, n);
+  Elements<8> all(X, r, n);
+  float lse = all.log_sum_exp(scale, red);
+  bool writes = DX.present() && row.active && good;
+  all.each([&](int c, const float(&v)[QUAD]) {
+    float d[QUAD];
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++) {
+    for (int e = 0; e < QUAD; e++) {
       d[e] = 0;
-      if (c + e >= n) continue;
+      int col = c + e * all.step;
+      if (col >= n) continue;
       float l = scale * v[e];
       d[e] = expf(l - lse);
-      if (col_group[c + e] == g) {
+      if (col_group[col] == g) {
         sum += (lse - l) / positives;
         d[e] -= 1 / positives;
       }
@@ -87,14 +130,15 @@ extern "C" __global__ void __launch_bounds__(256, 4) contrast(const void* dot, l
       back += d[e] * l;
       d[e] *= scale;
     }
-    if (!DX.present() || !row.active || !good) continue;
+    if (!writes) return;
     if (accumulate) {
-      DX.load(v, r, c, n);
+      float u[QUAD];
+      all.load(u, DX, c);
 #pragma unroll
-      for (int e = 0; e < CHUNK; e++) d[e] += v[e];
+      for (int e = 0; e < QUAD; e++) d[e] += u[e];
     }
-    DX.store(d, r, c, n);
-  }
+    all.store(d, DX, c);
+  });
   sum = row_sum(sum, red);
   back = row_sum(back, red);
   if (threadIdx.x || !row.active || !good) return;
@@ -153,11 +197,11 @@ extern "C" __global__ void __launch_bounds__(256, 4) arg_max(const void* x, long
   Tensor X(x, xl);
   float best = 0;
   int at = -1;
-  for (int c = threadIdx.x * CHUNK; c < n; c += blockDim.x * CHUNK) {
-    float v[CHUNK];
+  for (int c = threadIdx.x * QUAD; c < n; c += blockDim.x * QUAD) {
+    float v[QUAD];
     X.load(v, row.r, c, n);
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++)
+    for (int e = 0; e < QUAD; e++)
       if (c + e < n) better(best, at, v[e], c + e);
   }
   at = row_best(best, at, red, col);
@@ -172,12 +216,12 @@ extern "C" __global__ void __launch_bounds__(256, 4) binary_cross_entropy(const 
   Row row(R);
   Tensor X(x, xl), T(target, tl), DX(dx, dxl);
   float s = 0;
-  for (int c = threadIdx.x * CHUNK; row.active && c < n; c += blockDim.x * CHUNK) {
-    float v[CHUNK], t[CHUNK];
+  for (int c = threadIdx.x * QUAD; row.active && c < n; c += blockDim.x * QUAD) {
+    float v[QUAD], t[QUAD];
     X.load(v, row.r, c, n);
     T.load(t, row.r, c, n);
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++) {
+    for (int e = 0; e < QUAD; e++) {
       if (c + e < n) s += fmaxf(v[e], 0.f) - v[e] * t[e] + log1pf(expf(-fabsf(v[e])));
       v[e] = weight * (1 / (1 + expf(-v[e])) - t[e]);
     }
@@ -194,12 +238,12 @@ extern "C" __global__ void __launch_bounds__(256, 4) squared_error(const void* x
   Row row(R);
   Tensor X(x, xl), T(target, tl), DX(dx, dxl);
   float s = 0;
-  for (int c = threadIdx.x * CHUNK; row.active && c < n; c += blockDim.x * CHUNK) {
-    float v[CHUNK], t[CHUNK];
+  for (int c = threadIdx.x * QUAD; row.active && c < n; c += blockDim.x * QUAD) {
+    float v[QUAD], t[QUAD];
     X.load(v, row.r, c, n);
     T.load(t, row.r, c, n);
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++) {
+    for (int e = 0; e < QUAD; e++) {
       v[e] -= t[e];
       s += v[e] * v[e];
       v[e] *= 2 * weight;

@@ -11,6 +11,12 @@ extern "C" __global__ void __launch_bounds__(256) patchify(const void* x, long l
   Tensor X(x, xl);
   float v[CHUNK];
   int ch = c / (size * size), dy = c / size % size, dx = c % size;
+  if (size % CHUNK == 0) {  // they lie side by side
+    int at = (ch * height + py * size + dy) * width + px * size + dx;
+    X.load(v, image, at, at + CHUNK);
+    Tensor(y, yl).store(v, r, c, n);
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < CHUNK; i++) {
     v[i] = c + i < n ? X.at(image, (ch * height + py * size + dy) * width + px * size + dx) : 0.f;

@@ -31,13 +31,23 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* 
 __device__ __forceinline__ void cp_async16(void* s, const void* g) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"((uint32_t)__cvta_generic_to_shared(s)), "l"(g) : "memory");
 }
+__device__ __forceinline__ void cp_async4(void* s, const void* g) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],4;" ::"r"((uint32_t)__cvta_generic_to_shared(s)), "l"(g) : "memory");
+}
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 __device__ __forceinline__ int lowest_bit(uint32_t x) { return __ffs(x) - 1; }
+// 2^x in one instruction, good to two units in the last place; tiny results are 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
 #define CUEMU_KERNEL(name)  // the emulator's registry; nvcc's image lists its kernels itself
 #else
 #include "cuemu.h"
 using std::max;
 using std::min;
 inline int lowest_bit(uint32_t x) { return __builtin_ctz(x); }
+inline float fast_exp2(float x) { return exp2f(x); }
 #endif

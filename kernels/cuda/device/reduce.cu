@@ -47,13 +47,13 @@ CUEMU_KERNEL(column_finish)
 extern "C" __global__ void __launch_bounds__(256) square_partials(const void* x, long long xl, float* partial, int rows, int n) {
   __shared__ float red[MAX_WARPS];
   Tensor X(x, xl);
-  unsigned per = (n + CHUNK - 1) / CHUNK;
+  unsigned per = (n + QUAD - 1) / QUAD;
   float s = 0;
   for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < (unsigned long long)rows * per; i += (unsigned long long)gridDim.x * blockDim.x) {
-    float v[CHUNK], t = 0;
-    X.load(v, i / per, (int)(i % per) * CHUNK, n);
+    float v[QUAD], t = 0;
+    X.load(v, i / per, (int)(i % per) * QUAD, n);
 #pragma unroll
-    for (int k = 0; k < CHUNK; k++) t += v[k] * v[k];
+    for (int k = 0; k < QUAD; k++) t += v[k] * v[k];
     s += t;
   }
   s = row_sum(s, red);

@@ -43,9 +43,10 @@ extern "C" __global__ void __launch_bounds__(256) residual(const void* x, long l
 CUEMU_KERNEL(residual)
 
 // DY[i] = keep[i]·gamma ⊙ DZ[row], R × n; row is list[i] or i.
-// partial[blockIdx.x·blockDim.y + threadIdx.y][n] = sums of DZ ⊙ keep·Y over
-// the rows of one group of threads, where partial is given.
+// partial[blockIdx.x][n] = sums of DZ ⊙ keep·Y over the block's rows, where
+// partial is given.
 extern "C" __global__ void __launch_bounds__(512) residual_grad(const void* dz, long long dzl, const int* list, const void* y, long long yl, const void* gamma, const float* keep, void* dy, long long dyl, float* partial, int R, int n, int N, int* fault, int code) {
+  __shared__ float sum[CHUNK][256];
   Tensor DZ(dz, dzl), Y(y, yl), DY(dy, dyl);
   int c = threadIdx.x * CHUNK;
   float g[CHUNK], acc[CHUNK] = {};
@@ -69,6 +70,8 @@ extern "C" __global__ void __launch_bounds__(512) residual_grad(const void* dz, 
     for (int e = 0; e < CHUNK; e++) v[e] *= g[e];
     DY.store(v, i, c, n);
   }
-  if (partial) Tensor(partial + ((long long)blockIdx.x * blockDim.y + threadIdx.y) * n, 0).store(acc, 0, c, n);
+  if (!partial) return;
+  add_rows(acc, sum);
+  if (threadIdx.y == 0) Tensor(partial + (long long)blockIdx.x * n, 0).store(acc, 0, c, n);
 }
 CUEMU_KERNEL(residual_grad)

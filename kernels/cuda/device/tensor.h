@@ -2,8 +2,9 @@
 #pragma once
 #include "port.h"
 
-// Each thread treats a chunk of eight elements: 32 bytes of f32, 16 of bf16.
-constexpr int CHUNK = 8;
+// A thread treats a chunk of eight elements: 32 bytes of f32, 16 of bf16. Where
+// all is f32 it treats four, so that a warp's access has no gaps.
+constexpr int CHUNK = 8, QUAD = 4;
 constexpr uint32_t ALL = 0xffffffffu;
 
 // A tensor operand is two arguments of a kernel: the address of its first
@@ -29,56 +30,85 @@ struct Tensor {
   // The value that put would leave behind.
   __device__ float rounded(float v) const { return half ? bf2f(f2bf(v)) : v; }
 
-  // Elements c to c+7 of row r; those from column n on are 0.
-  __device__ void load(float (&v)[CHUNK], long long r, int c, int n) const {
-    if (wide && c + CHUNK <= n) {
+  // Elements c to c+N−1 of row r, N being 2, 4 or 8; those from column n on are 0.
+  template <int N>
+  __device__ void load(float (&v)[N], long long r, int c, int n) const {
+    if (wide && c + N <= n) {
       if (half) {
-        uint4 u = *(const uint4*)b16(r, c);
-        uint32_t w[4] = {u.x, u.y, u.z, u.w};
+        uint32_t w[N / 2];
+        if (N == 8) {
+          uint4 u = *(const uint4*)b16(r, c);
+          w[0] = u.x, w[N / 8] = u.y, w[N / 4] = u.z, w[N / 2 - 1] = u.w;
+        } else if (N == 4) {
+          uint2 u = *(const uint2*)b16(r, c);
+          w[0] = u.x, w[N / 2 - 1] = u.y;
+        } else {
+          w[0] = *(const uint32_t*)b16(r, c);
+        }
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < N / 2; i++) {
           v[2 * i] = bf2f({(uint16_t)w[i]});
           v[2 * i + 1] = bf2f({(uint16_t)(w[i] >> 16)});
         }
+      } else if (N == 2) {
+        float2 a = *(const float2*)f32(r, c);
+        v[0] = a.x, v[1] = a.y;
       } else {
-        const float4* p = (const float4*)f32(r, c);
-        float4 a = p[0], b = p[1];
-        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+#pragma unroll
+        for (int i = 0; i < N / 4; i++) {
+          float4 a = *(const float4*)f32(r, c + 4 * i);
+          v[4 * i] = a.x, v[4 * i + 1] = a.y, v[4 * i + 2] = a.z, v[4 * i + 3] = a.w;
+        }
       }
       return;
     }
 #pragma unroll
-    for (int i = 0; i < CHUNK; i++) v[i] = c + i < n ? at(r, c + i) : 0.f;
+    for (int i = 0; i < N; i++) v[i] = c + i < n ? at(r, c + i) : 0.f;
   }
-  // Stores those of elements c to c+7 of row r that are before column n.
-  __device__ void store(const float (&v)[CHUNK], long long r, int c, int n) const {
-    if (wide && c + CHUNK <= n) {
+  // Stores those of elements c to c+N−1 of row r that are before column n.
+  template <int N>
+  __device__ void store(const float (&v)[N], long long r, int c, int n) const {
+    if (wide && c + N <= n) {
       if (half) {
-        uint32_t w[4];
+        uint32_t w[N / 2];
 #pragma unroll
-        for (int i = 0; i < 4; i++) w[i] = (uint32_t)f2bf(v[2 * i]).v | (uint32_t)f2bf(v[2 * i + 1]).v << 16;
-        *(uint4*)b16(r, c) = uint4{w[0], w[1], w[2], w[3]};
+        for (int i = 0; i < N / 2; i++) w[i] = (uint32_t)f2bf(v[2 * i]).v | (uint32_t)f2bf(v[2 * i + 1]).v << 16;
+        if (N == 8) {
+          uint4 u = {w[0], w[N / 8], w[N / 4], w[N / 2 - 1]};
+          *(uint4*)b16(r, c) = u;
+        } else if (N == 4) {
+          uint2 u = {w[0], w[N / 2 - 1]};
+          *(uint2*)b16(r, c) = u;
+        } else {
+          *(uint32_t*)b16(r, c) = w[0];
+        }
+      } else if (N == 2) {
+        float2 a = {v[0], v[1]};
+        *(float2*)f32(r, c) = a;
       } else {
-        float4* p = (float4*)f32(r, c);
-        p[0] = float4{v[0], v[1], v[2], v[3]};
-        p[1] = float4{v[4], v[5], v[6], v[7]};
+#pragma unroll
+        for (int i = 0; i < N / 4; i++) {
+          float4 a = {v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]};
+          *(float4*)f32(r, c + 4 * i) = a;
+        }
       }
       return;
     }
 #pragma unroll
-    for (int i = 0; i < CHUNK; i++)
+    for (int i = 0; i < N; i++)
       if (c + i < n) put(r, c + i, v[i]);
   }
 };
 
-// An elementwise kernel has a thread for every chunk: rows × ⌈n/8⌉ of them.
+// An elementwise kernel has a thread for every N elements: rows × ⌈n/N⌉ of them.
 // chunk finds the caller's; it is false beyond the last.
+template <int N = CHUNK>
 __device__ inline bool chunk(int rows, int n, int& r, int& c) {
-  unsigned per = (n + CHUNK - 1) / CHUNK;
+  unsigned per = (n + N - 1) / N;
   unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (unsigned long long)rows * per) return false;
   r = (int)(i / per);
-  c = (int)(i % per) * CHUNK;
+  c = (int)(i % per) * N;
   return true;
 }
 
@@ -119,6 +149,21 @@ __device__ inline float row_max(float v, float (&red)[MAX_WARPS]) {
   v = red[first];
   for (int i = 1; i < warps; i++) v = fmaxf(v, red[first + i]);
   return v;
+}
+
+// The sum of v over the block's rows of threads, for those of the first. All
+// threads of the block, at most 256 where there are several rows, call it
+// together; sum is shared memory.
+__device__ inline void add_rows(float (&v)[CHUNK], float (&sum)[CHUNK][256]) {
+  if (blockDim.y == 1) return;
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < CHUNK; e++) sum[e][threadIdx.y * blockDim.x + threadIdx.x] = v[e];
+  __syncthreads();
+  if (threadIdx.y) return;
+  for (int y = 1; y < (int)blockDim.y; y++)
+#pragma unroll
+    for (int e = 0; e < CHUNK; e++) v[e] += sum[e][y * blockDim.x + threadIdx.x];
 }
 
 // gelu, the erf form, and its derivative. erfc keeps the left tail exact.

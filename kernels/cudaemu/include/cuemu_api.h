@@ -48,6 +48,14 @@ size_t cuemuLaunches(void);                          // counted launches
 int cuemuLaunch(size_t i, cuemuCounters* counters);  // 0 if there is no such launch
 void cuemuForget(void);                              // drops what was counted
 
+// What all counted launches asked for, in bytes, of the allocation that begins at
+// p: more than its size where something is read or written twice.
+typedef struct {
+  uint64_t read, written;
+} cuemuBytes;
+
+cuemuBytes cuemuAsked(const void* p);
+
 // ---- what is alive ----
 
 typedef struct {

@@ -98,6 +98,7 @@ struct Block {
   bool counting;
   cuemuCounters counters;
   LaneLogs logs;
+  Asked asked;
 
   Warp& warp() { return warps[current >> 5]; }
   unsigned lane() const { return current & 31; }

@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "block.h"
+#include "memory.h"
 
 namespace cuemu {
 
@@ -106,7 +107,23 @@ void add_counters(cuemuCounters& total, const cuemuCounters& c) {
 
 static std::mutex mutex;
 static std::vector<cuemuCounters> launches;
+static std::unordered_map<const char*, cuemuBytes> asked;
 static bool on;
+
+void Asked::add(const void* p, size_t size, bool write) {
+  cuemuBytes& b = bytes_[find_allocation(p)->base];
+  (write ? b.written : b.read) += size;
+}
+
+void Asked::collect() {
+  std::lock_guard<std::mutex> lock(mutex);
+  for (auto& [base, b] : bytes_) {
+    cuemuBytes& sum = asked[base];
+    sum.read += b.read;
+    sum.written += b.written;
+  }
+  bytes_.clear();
+}
 
 bool counting_on() {
   std::lock_guard<std::mutex> lock(mutex);
@@ -140,5 +157,11 @@ int cuemuLaunch(size_t i, cuemuCounters* out) {
 void cuemuForget() {
   std::lock_guard<std::mutex> lock(mutex);
   launches.clear();
+  asked.clear();
+}
+cuemuBytes cuemuAsked(const void* p) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = asked.find((const char*)p);
+  return found == asked.end() ? cuemuBytes{} : found->second;
 }
 }

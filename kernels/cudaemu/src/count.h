@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "cuemu_api.h"
@@ -28,6 +29,16 @@ class LaneLogs {
     bool write;
   };
   std::vector<Entry> lanes_[1024];
+};
+
+// Bytes that a block's threads ask for, by allocation.
+class Asked {
+ public:
+  void add(const void* p, size_t size, bool write);
+  void collect();  // adds all to what cuemuAsked returns, and forgets them
+
+ private:
+  std::unordered_map<const char*, cuemuBytes> bytes_;  // by first byte
 };
 
 // rows: eight rows of 16 bytes in shared memory, which one pass reads.

@@ -185,6 +185,7 @@ static void begin_job(Block& b, const Job& j) {
   b.check_races = j.check_races;
   b.counting = j.counting;
   b.counters = {};
+  b.asked = {};
   for (unsigned i = 0; i < b.threads; i++)
     b.fibres[i].index = {i % l.block.x, i / l.block.x % l.block.y, i / l.block.x / l.block.y};
 }
@@ -212,6 +213,7 @@ static void run_blocks(Job& j, Block& b) {
       return;
     }
   }
+  b.asked.collect();
   std::lock_guard<std::mutex> lock(j.mutex);
   add_counters(j.counters, b.counters);
 }

@@ -128,6 +128,7 @@ void note_global(Block& b, const void* p, size_t size, bool write, void* site) {
   if (b.counting) {
     (write ? b.counters.write_bytes : b.counters.read_bytes) += size;
     b.logs.add(b, site, p, size, Space::Global, write);
+    b.asked.add(p, size, write);
   }
   if (!b.check_races && !b.counting) return;
   auto address = (uintptr_t)p;

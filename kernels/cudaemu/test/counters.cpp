@@ -41,6 +41,10 @@ void test_global() {
                    {"shared bytes", c.shared_bytes, 0},
                    {"mma", c.mma, 0},
                    {"special", c.special, 0}});
+  compare("copy", {{"read of x", cuemuAsked((void*)x.p).read, 4 * n},
+                   {"written to x", cuemuAsked((void*)x.p).written, 0},
+                   {"read of y", cuemuAsked((void*)y.p).read, 0},
+                   {"written to y", cuemuAsked((void*)y.p).written, 4 * n}});
 
   // 16 bytes a lane: the same sectors.
   c = count(s, "copy_vectors", {1}, {256}, 0, y.p, x.p, 250);
@@ -60,6 +64,7 @@ void test_global() {
   compare("copy_strided by 0", {{"read bytes", c.read_bytes, 4 * 96},
                                 {"read sectors", c.read_sectors, 3},
                                 {"unique read sectors", c.unique_read_sectors, 1}});
+  compare("copy_strided by 0", {{"read of x", cuemuAsked((void*)x.p).read, 4 * 96}});
 
   c = count(s, "sum_without_atomic", {4}, {64}, 0, y.p, x.p, 0);
   compare("sum by atomics", {{"atomics", c.atomics, 256}, {"read bytes", c.read_bytes, 4 * 256}});
