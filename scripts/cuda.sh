@@ -35,6 +35,7 @@ test)
   make --no-print-directory -C kernels/cuda ARCHS="$(cat kernels/cuda/image/archs 2>/dev/null || echo 80)"
   make_emulator "$emulator/lib/libcuda.so.1"
   go test -tags cuda -c -o build/cuda.test ./kernels/cuda
+  go test -tags cuda -c -o build/cuda-train.test ./train
   go build -tags cuda -o build/vlmo-train-cuda ./cmd/vlmo-train
   cd kernels/cuda
   env -u LD_LIBRARY_PATH ../../build/cuda.test -test.run NoDriver
@@ -42,7 +43,10 @@ test)
     echo "kernels in thread order $seed"
     CUEMU_SEED=$seed LD_LIBRARY_PATH=$emulator/lib ../../build/cuda.test
   done
-  cd ../..
+  cd ../../train
+  echo "training runs"
+  LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train.test -test.run CUDA
+  cd ..
   LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda testdata/parity
   ;;
 *)
