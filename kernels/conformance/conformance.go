@@ -406,6 +406,18 @@ func (g *gen) rows() int {
 	return g.size()
 }
 
+// extents draws the rows and columns of an op that treats rows, now and then
+// more of either than backends treat at once.
+func (g *gen) extents() (rows, cols int) {
+	switch g.IntN(10) {
+	case 0:
+		return g.pick(1, 3, 9), g.pick(257, 768, 1031)
+	case 1:
+		return g.pick(2053, 2500), g.pick(5, 8, 13)
+	}
+	return g.rows(), g.size()
+}
+
 // floats draws n normal numbers with deviation scale.
 func (g *gen) floats(n int, scale float64) []float32 {
 	x := make([]float32, n)
