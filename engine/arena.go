@@ -38,10 +38,10 @@ func NewArena(dev kernels.Device) *Arena { return &Arena{dev: dev} }
 
 // Tensor returns an uninitialised rows × cols tensor that lives until Reset,
 // or until Release of an earlier mark. Out of memory is kept for Err; the
-// tensor is then absent.
+// tensor then has a shape, so that a pass can run to its end, and no memory.
 func (a *Arena) Tensor(t kernels.DType, rows, cols int) kernels.Tensor {
 	if a.err != nil {
-		return kernels.Tensor{}
+		return kernels.Matrix(&kernels.Memory{}, 0, t, rows, cols)
 	}
 	n := (rows*cols*t.Size() + alignment - 1) / alignment * alignment
 	if n == 0 {
@@ -56,7 +56,7 @@ func (a *Arena) Tensor(t kernels.DType, rows, cols int) kernels.Tensor {
 		m, err := a.dev.Alloc(size)
 		if err != nil {
 			a.err = fmt.Errorf("engine: activations need %d more bytes: %w", size, err)
-			return kernels.Tensor{}
+			return kernels.Matrix(&kernels.Memory{}, 0, t, rows, cols)
 		}
 		a.chunks = append(a.chunks, m)
 		a.allocs++

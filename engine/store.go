@@ -235,6 +235,15 @@ type Optimizer struct {
 	sum  kernels.SumSquares
 	fill kernels.Fill
 	norm kernels.Tensor
+	dev  kernels.Device // that norm is on
+}
+
+// Close gives the optimiser's own memory back to the device.
+func (o *Optimizer) Close() {
+	if !o.norm.IsZero() {
+		o.dev.Free(o.norm.Mem)
+		o.norm = kernels.Tensor{}
+	}
 }
 
 // Update applies one step with the learning rate lr to every parameter that
@@ -246,7 +255,7 @@ func (o *Optimizer) Update(st *Store, lr float32) (norm float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		o.norm = kernels.Matrix(m, 0, kernels.F32, 1, 1)
+		o.norm, o.dev = kernels.Matrix(m, 0, kernels.F32, 1, 1), st.dev
 	}
 	o.fill = kernels.Fill{Y: o.norm}
 	st.dev.Run(&o.fill)

@@ -15,7 +15,8 @@ const (
 // MatMul computes C = act(op(A)·op(B) + Bias), or C += op(A)·op(B).
 //
 // A and B are both F32 or both BF16; products are accumulated in F32 or wider
-// either way. op(A)·op(B) + Bias is rounded to C's type before the activation.
+// either way. op(A)·op(B) + Bias is rounded to C's type before the activation; a
+// device may round Bias to it first.
 type MatMul struct {
 	A, B           Tensor // op(A) is [M, K], op(B) is [K, N]
 	TransA, TransB bool   // op(X) = Xᵀ

@@ -5,7 +5,9 @@
 #   scripts/cuda.sh test [SEED…]   # the kernels on the CPU, through kernels/cudaemu, in the thread orders of the seeds
 #
 # It needs Go, gcc and g++, and python3 where NVCC is not set: then nvcc and the
-# headers come from PyPI. Everything lands in build/, bin/ and kernels/cuda/image.
+# headers come from PyPI. With NVCC the headers are those of its toolkit, unless
+# CUDA_INCLUDE names others. Everything lands in build/, bin/ and
+# kernels/cuda/image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +15,12 @@ if [ -z "${NVCC-}" ]; then
   variables=$(scripts/cuda-toolchain.sh)
   eval "$variables"
 fi
-export NVCC CCCL_INCLUDE CUDA_INCLUDE CUBLAS_INCLUDE CUOBJDUMP=${CUOBJDUMP:-cuobjdump}
+if [ -z "${CUDA_INCLUDE-}" ]; then
+  toolkit=$(dirname "$(dirname "$(realpath "$(command -v "$NVCC")")")")
+  CUDA_INCLUDE=$toolkit/include
+fi
+: "${CUBLAS_INCLUDE:=$CUDA_INCLUDE}" "${CRT_INCLUDE:=$CUDA_INCLUDE}" "${CCCL_INCLUDE:=$CUDA_INCLUDE}"
+export NVCC CCCL_INCLUDE CUDA_INCLUDE CUBLAS_INCLUDE CRT_INCLUDE CUOBJDUMP=${CUOBJDUMP:-cuobjdump}
 
 emulator=$PWD/build/cudaemu
 device=$PWD/kernels/cuda/device
@@ -22,7 +29,7 @@ make_emulator() {
 }
 
 make_emulator "$emulator/shim/libcuda.a"
-export CGO_ENABLED=1 CGO_CFLAGS="-O1 -I$CUDA_INCLUDE" CGO_LDFLAGS="-L$emulator/shim -ldl"
+export CGO_ENABLED=1 CGO_CFLAGS="-O1 -I$CUDA_INCLUDE -I$CUBLAS_INCLUDE -I$CRT_INCLUDE" CGO_LDFLAGS="-L$emulator/shim -ldl"
 
 case ${1-} in
 build)
@@ -34,8 +41,9 @@ test)
   # The emulator is an sm_80; one architecture is enough, unless more are there.
   make --no-print-directory -C kernels/cuda ARCHS="$(cat kernels/cuda/image/archs 2>/dev/null || echo 80)"
   scripts/cuda-resources.sh >build/cuda-resources.md
-  make_emulator "$emulator/lib/libcuda.so.1"
+  make_emulator "$emulator/lib/libcuda.so.1" "$emulator/lt/libcublasLt.so.12"
   go test -tags cuda -c -o build/cuda.test ./kernels/cuda
+  go test -tags cuda -c -o build/cuda-train.test ./train
   go build -tags cuda -o build/vlmo-train-cuda ./cmd/vlmo-train
   cd kernels/cuda
   env -u LD_LIBRARY_PATH ../../build/cuda.test -test.run NoDriver
@@ -43,7 +51,12 @@ test)
     echo "kernels in thread order $seed"
     CUEMU_SEED=$seed LD_LIBRARY_PATH=$emulator/lib ../../build/cuda.test
   done
-  cd ../..
+  echo "products in cuBLASLt"
+  LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda.test -test.run 'Lt|Describe|Close'
+  cd ../../train
+  echo "training runs"
+  LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train.test -test.run CUDA
+  cd ..
   LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda testdata/parity
   ;;
 *)

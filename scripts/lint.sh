@@ -14,6 +14,7 @@ fi
 CGO_ENABLED=0 go vet ./...
 CGO_ENABLED=0 go run "$STATICCHECK" ./...
 shellcheck .ci/run scripts/*.sh bench/*/*.sh kernels/cudaemu/src/*.sh
+if command -v hadolint >/dev/null; then hadolint Dockerfile.cuda; fi
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

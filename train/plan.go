@@ -73,6 +73,16 @@ const planSample = 256
 type planner struct {
 	kernels.Counter
 	pixels []float32 // of all steps, black
+
+	gpu     *GPU               // where there is one, its time is predicted
+	seconds map[string]float64 // by op
+}
+
+func (p *planner) Run(op kernels.Op) {
+	p.Counter.Run(op)
+	if p.gpu != nil {
+		p.seconds[op.Name()] += p.gpu.seconds(op)
+	}
 }
 
 func (p *planner) Read(dst any, _ kernels.Tensor) {
@@ -103,22 +113,23 @@ func NewPlan(c *config.Run) (*Plan, error) {
 	return p, nil
 }
 
-func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
+// planned builds a stage to be counted, and begins its plan.
+func (r *Run) planned(index int) (s *Stage, p StagePlan, err error) {
 	st := &r.Config.Stages[index]
 	p.Stage, p.Precision = st, r.Config.Precision
 	if st.Kind == config.Tokenizer {
 		p.Precision = config.FP32
 	}
-	s := &Stage{Stage: st, Index: index, step: engine.NewStep(r.Dev, 0)}
+	s = &Stage{Stage: st, Index: index, step: engine.NewStep(r.Dev, 0)}
 	r.visual, r.coder = nil, nil
 	if st.Kind == config.Tokenizer {
 		if s.vis, err = visual.New(r.Dev, r.visualConfig(), true); err != nil {
-			return p, err
+			return s, p, err
 		}
 		s.store = s.vis.Store
 	} else {
 		if s.model, err = vlmo.New(r.Dev, r.modelConfig(st), true); err != nil {
-			return p, err
+			return s, p, err
 		}
 		s.model.DropPath = st.DropPath
 		s.store = s.model.Store
@@ -129,7 +140,7 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 	if st.Kind == config.Vision {
 		if r.Config.Visual.Kind == config.VQKD {
 			if r.visual, err = visual.New(r.Dev, r.visualConfig(), false); err != nil {
-				return p, err
+				return s, p, err
 			}
 			r.coder = r.visual
 			p.ParameterBytes += int64(4 * r.visual.Store.Value.Len())
@@ -137,6 +148,15 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 			p.Partial = "the visual tokenizer"
 		}
 	}
+	return s, p, nil
+}
+
+func (r *Run) plan(index int, data bool) (StagePlan, error) {
+	s, p, err := r.planned(index)
+	if err != nil {
+		return p, err
+	}
+	st := s.Stage
 	at := map[string]int{}
 	for _, q := range s.store.Params() {
 		name := part(q.Name)
@@ -162,10 +182,7 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 	type class struct{ mlm, itm bool }
 	type cost struct{ flops, bytes float64 }
 	seen := map[class]cost{}
-	cycle := 1
-	if st.Kind == config.VL {
-		cycle = lcm(max(1, st.MLMEvery), max(1, st.ITMEvery))
-	}
+	cycle := lossCycle(st)
 	for step := range cycle {
 		k := class{step%max(1, st.MLMEvery) == 0, step%max(1, st.ITMEvery) == 0}
 		c, ok := seen[k]
@@ -179,6 +196,14 @@ func (r *Run) plan(index int, data bool) (p StagePlan, err error) {
 		p.ActivationBytes = max(p.ActivationBytes, int64(c.bytes))
 	}
 	return p, nil
+}
+
+// lossCycle returns after how many steps a stage computes the same losses again.
+func lossCycle(st *config.Stage) int {
+	if st.Kind != config.VL {
+		return 1
+	}
+	return lcm(max(1, st.MLMEvery), max(1, st.ITMEvery))
 }
 
 func lcm(a, b int) int {

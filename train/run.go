@@ -258,7 +258,7 @@ func (r *Run) Train(ctx context.Context) error {
 	}
 	for i := range r.Config.Stages {
 		if err := r.stage(ctx, i); err != nil {
-			return fmt.Errorf("stage %s: %w", r.Config.Stages[i].Name, err)
+			return fmt.Errorf("stage %s: %w", r.Config.Stages[i].Name, r.explainDevice(i, err))
 		}
 	}
 	return nil
@@ -481,6 +481,7 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 	defer ld.Close()
 
 	opt := engine.Optimizer{Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), Eps: float32(s.Eps), Decay: float32(s.Decay), Clip: float32(s.Clip)}
+	defer opt.Close()
 	sched := engine.Schedule{Base: s.LR, Min: s.MinLR, Warmup: s.Warmup, Steps: s.Steps, Cosine: s.Schedule == config.Cosine}
 	for _, h := range r.Hooks {
 		if err := h.StageStart(s); err != nil {

@@ -62,6 +62,13 @@ func openDevice(name config.Device, threads int) (kernels.Device, error) {
 	return nil, usageError{fmt.Sprintf("unknown device %q, want cpu, cuda, cuda:N, auto or ref", name)}
 }
 
+// closeDevice gives back what a device holds besides Go's memory.
+func closeDevice(dev kernels.Device) {
+	if c, ok := dev.(io.Closer); ok {
+		c.Close()
+	}
+}
+
 // newRun applies the common flags to a configuration and opens its device.
 func newRun(c *cli.Context, cfg *config.Run) (*train.Run, error) {
 	if c.IsSet("seed") {

@@ -60,5 +60,6 @@ func demo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer closeDevice(r.Dev)
 	return execute(c, r, c.Int("rerank"), &emojiBaseline, 4)
 }

@@ -41,6 +41,7 @@ func embed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer closeDevice(r.Dev)
 	if c.IsSet("data") {
 		if err := r.Config.Set("data.test=" + c.String("data")); err != nil {
 			return usageError{fmt.Sprintf("--data: %v", err)}

@@ -27,6 +27,7 @@ func eval(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer closeDevice(r.Dev)
 	if err := r.Open(); err != nil {
 		return err
 	}

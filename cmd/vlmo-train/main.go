@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
 		Commands: []*cli.Command{demoCommand(), trainCommand(), evalCommand(), embedCommand(), verifyCommand(), convertCommand(),
-			inspectCommand(), dataCommand(), infoCommand()},
+			inspectCommand(), dataCommand(), infoCommand(), planCommand()},
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
 		Action: func(c *cli.Context) error {

@@ -62,6 +62,7 @@ func trainAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer closeDevice(r.Dev)
 	if !c.Bool("dry-run") {
 		return execute(c, r, c.Int("rerank"), nil, 0)
 	}

@@ -33,6 +33,7 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer closeDevice(dev)
 	var errs []error
 	short := 0
 	tw := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)

@@ -31,28 +31,47 @@ import (
 func Run(t *testing.T, open func() (kernels.Device, error)) {
 	t.Run("Device", func(t *testing.T) { testDevice(t, open) })
 	for _, s := range specs {
-		t.Run(s.op, func(t *testing.T) {
-			dev, err := open()
-			if err != nil {
-				t.Fatal(err)
+		s.run(t, open)
+	}
+}
+
+// RunAligned tests the op of that name alone, with operands whose rows begin at
+// multiples of 16 bytes: what some libraries want.
+func RunAligned(t *testing.T, name string, open func() (kernels.Device, error)) {
+	for _, s := range specs {
+		if s.op == name {
+			build := s.build
+			s.build = func(g *gen) kernels.Op {
+				g.aligned = true
+				return build(g)
 			}
-			failed, worst := 0, 0.0
-			for draw := range s.draws {
-				used, err := check(dev, s, draw)
-				worst = max(worst, used)
-				if err != nil {
-					t.Errorf("seed %d: %v", draw, err)
-					if failed++; failed == 5 {
-						t.Fatal("too many failures")
-					}
-					if dev, err = open(); err != nil { // the last one's error may stick
-						t.Fatal(err)
-					}
+			s.run(t, open)
+		}
+	}
+}
+
+func (s spec) run(t *testing.T, open func() (kernels.Device, error)) {
+	t.Run(s.op, func(t *testing.T) {
+		dev, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed, worst := 0, 0.0
+		for draw := range s.draws {
+			used, err := check(dev, s, draw)
+			worst = max(worst, used)
+			if err != nil {
+				t.Errorf("seed %d: %v", draw, err)
+				if failed++; failed == 5 {
+					t.Fatal("too many failures")
+				}
+				if dev, err = open(); err != nil { // the last one's error may stick
+					t.Fatal(err)
 				}
 			}
-			t.Logf("seeds 0 to %d: the largest error is %.2g of its limit", s.draws-1, worst)
-		})
-	}
+		}
+		t.Logf("seeds 0 to %d: the largest error is %.2g of its limit", s.draws-1, worst)
+	})
 }
 
 // Limit bounds the error of a result of type F32. With e the difference from
@@ -361,6 +380,8 @@ type gen struct {
 	draw   int // number of the draw, for what must come up at least once
 	blocks []*block
 	err    error
+
+	aligned bool // rows begin at multiples of 16 bytes
 }
 
 // oneIn is true once in n times.
@@ -385,6 +406,18 @@ func (g *gen) rows() int {
 	return g.size()
 }
 
+// extents draws the rows and columns of an op that treats rows, now and then
+// more of either than backends treat at once.
+func (g *gen) extents() (rows, cols int) {
+	switch g.IntN(10) {
+	case 0:
+		return g.pick(1, 3, 9), g.pick(257, 768, 1031)
+	case 1:
+		return g.pick(2053, 2500), g.pick(5, 8, 13)
+	}
+	return g.rows(), g.size()
+}
+
 // floats draws n normal numbers with deviation scale.
 func (g *gen) floats(n int, scale float64) []float32 {
 	x := make([]float32, n)
@@ -404,6 +437,9 @@ func (g *gen) place(typ kernels.DType, rows, cols int, words []int32) kernels.Te
 	}
 	if g.oneIn(2) {
 		stride += g.pick(1, 3, 8, 16, cols)
+	}
+	if g.aligned {
+		lead, stride = lead/8*8, (stride+7)/8*8
 	}
 	n := lead + rows*stride + zone
 	b := &block{typ: typ, before: make([]int32, n+n%2)}

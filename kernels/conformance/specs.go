@@ -12,11 +12,11 @@ import (
 var specs = []spec{
 	{"MatMul", 120, single, buildMatMul},
 	{"ColumnSum", 25, single, func(g *gen) kernels.Op {
-		r, n := g.rows(), g.size()
+		r, n := g.extents()
 		return &kernels.ColumnSum{X: g.normalAs(g.float(), r, n), Y: g.normal(1, n)}
 	}},
 	{"LayerNorm", 40, single, func(g *gen) kernels.Op {
-		n, d := g.rows(), g.size()
+		n, d := g.extents()
 		list, r := g.list(n, false)
 		o := &kernels.LayerNorm{Eps: g.eps(d), X: g.putAs(g.float(), n, d, g.shifted(n, d)), Rows: list,
 			Scale: g.normal(1, d), Shift: g.normal(1, d), Y: g.outAs(g.float(), r, d)}
@@ -37,7 +37,7 @@ var specs = []spec{
 		return o
 	}},
 	{"ResidualGrad", 40, single, func(g *gen) kernels.Op {
-		n, d := g.rows(), g.size()
+		n, d := g.extents()
 		list, r := g.list(n, false)
 		o := &kernels.ResidualGrad{DZ: g.normalAs(g.float(), n, d), Rows: list, Gamma: g.maybe(1, d, true), Keep: g.keep(r),
 			DY: g.outAs(g.float(), r, d), DGamma: g.maybe(1, d, true)}
@@ -117,7 +117,7 @@ var specs = []spec{
 		return &kernels.Fill{Y: g.out(g.rows(), g.size()), Value: []float32{0, 1, -2.5}[g.IntN(3)]}
 	}},
 	{"Normalize", 20, single, func(g *gen) kernels.Op {
-		r, d := g.rows(), g.size()
+		r, d := g.extents()
 		x := g.floats(r*d, g.spread())
 		if r > 0 && g.oneIn(3) {
 			clear(x[(r-1)*d:])
@@ -125,7 +125,7 @@ var specs = []spec{
 		return &kernels.Normalize{X: g.put(r, d, x), Y: g.out(r, d), Norm: g.out(1, r)}
 	}},
 	{"NormalizeGrad", 20, single, func(g *gen) kernels.Op {
-		r, d := g.rows(), g.size()
+		r, d := g.extents()
 		y, norm := make([]float32, 0, r*d), make([]float32, r)
 		for i := range norm {
 			x := g.floats(d, 1)
@@ -366,7 +366,7 @@ func buildMatMul(g *gen) kernels.Op {
 }
 
 func buildLayerNormGrad(g *gen) kernels.Op {
-	n, d := g.rows(), g.size()
+	n, d := g.extents()
 	eps := float64(g.eps(d))
 	x, typ := g.shifted(n, d), g.float()
 	if typ == kernels.BF16 {

@@ -5,6 +5,8 @@ package cuda
 import (
 	"io"
 	"math"
+	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"vlmo-train/kernels"
 	"vlmo-train/kernels/conformance"
+	"vlmo-train/kernels/cuda/emu"
 	"vlmo-train/kernels/ref"
 	"vlmo-train/rng"
 )
@@ -33,6 +36,68 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, func() (kernels.Device, error) { return New(0) })
 }
 
+// The same with products of every size in cublasLt, where it is found.
+func TestConformanceLt(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	if _, err := ltOpen(); err != nil {
+		t.Skip(err)
+	}
+	products := 0
+	for _, refused := range []bool{false, true} {
+		var last *device
+		conformance.RunAligned(t, "MatMul", func() (kernels.Device, error) {
+			if last != nil {
+				products += last.lt.calls
+				last.Close()
+			}
+			last = open(t)
+			last.lt.least, last.lt.noBgrad = 0, refused
+			return last, nil
+		})
+		products += last.lt.calls
+	}
+	if products < 100 {
+		t.Errorf("%d products went to cublasLt, too few to show anything", products)
+	}
+	t.Logf("%d products went to cublasLt", products)
+}
+
+// Where the library can't be used, products go to our kernels.
+func TestWithoutLt(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	t.Setenv("CUEMU_NO_CUBLASLT", "1")
+	d := open(t)
+	if d.lt.handle != nil && emu.Present() {
+		t.Fatal("the library is used")
+	}
+	m, err := d.Alloc(4 * 3 * 64 * 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var x [3]kernels.Tensor
+	for i := range x {
+		x[i] = kernels.Matrix(m, i*4*64*64, kernels.F32, 64, 64)
+	}
+	d.lt.least = 0
+	d.Run(&kernels.Fill{Y: x[0], Value: 2})
+	d.Run(&kernels.Fill{Y: x[1], Value: 3})
+	d.Run(&kernels.MatMul{A: x[0], B: x[1], C: x[2]})
+	got := make([]float32, 64*64)
+	d.Read(got, x[2])
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got {
+		if v != 384 {
+			t.Fatalf("element %d is %v, want 384", i, v)
+		}
+	}
+}
+
 func noDriver() bool {
 	_, err := cu.NumDevices()
 	return err != nil
@@ -46,8 +111,29 @@ func TestNoDriver(t *testing.T) {
 	if _, err := New(0); err == nil || !strings.Contains(err.Error(), "libcuda.so.1") {
 		t.Errorf("New: %v", err)
 	}
-	if lines := Describe(); len(lines) != 1 || !strings.Contains(lines[0], "install the NVIDIA driver") {
+	if lines := Describe(); len(lines) != 2 || !strings.Contains(lines[0], "install the NVIDIA driver") {
 		t.Errorf("Describe: %q", lines)
+	}
+}
+
+// With a driver that shows no GPU, too.
+func TestNoGPU(t *testing.T) {
+	if os.Getenv("CUEMU_NODEVICE") == "" {
+		if noDriver() || !emu.Present() {
+			t.Skip("no emulator")
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^TestNoGPU$")
+		cmd.Env = append(os.Environ(), "CUEMU_NODEVICE=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if _, err := New(0); err == nil || !strings.Contains(err.Error(), "CUDA_VISIBLE_DEVICES") {
+		t.Errorf("New: %v", err)
+	}
+	if text := strings.Join(Describe(), "\n"); !strings.Contains(text, "CUDA error 100") || !strings.Contains(text, "CUDA_VISIBLE_DEVICES") {
+		t.Errorf("Describe: %s", text)
 	}
 }
 
@@ -391,5 +477,34 @@ func TestSplitProducts(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Describe names the GPU, what its memory and code are, and the library or how
+// to get it.
+func TestDescribe(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	text := strings.Join(Describe(), "\n")
+	want := []string{"driver for CUDA 1", "cuda:0: ", " MiB free, kernels: "}
+	if _, err := ltOpen(); err == nil {
+		want = append(want, "cuBLASLt 1", "for large products")
+	} else {
+		want = append(want, "no libcublasLt was found", "pip install nvidia-cublas-cu12")
+	}
+	if emu.Present() {
+		want = append(want, "cuemu sm_80, ", "kernels: sm_80")
+		if l := emu.Alive(); l.Contexts != 0 {
+			t.Errorf("left behind: %+v", l)
+		}
+	}
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("%q is not in\n%s", w, text)
+		}
+	}
+	if name := codeName(120); !strings.Contains(name, "from PTX") || !strings.Contains(name, "sm_80") {
+		t.Errorf("an image without sm_120 has %q", name)
 	}
 }

@@ -56,37 +56,6 @@ func identify(dev cu.Device) (name string, major, minor int, err error) {
 	return name, major, minor, explain(err)
 }
 
-// Describe says what there is of GPUs, a line each, and what is missing.
-func Describe() []string {
-	n, err := cu.NumDevices()
-	if err != nil {
-		return []string{fmt.Sprintf("no GPU can be used: %v; %s", explain(err), driverHint)}
-	}
-	if n == 0 {
-		return []string{"the driver shows no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"}
-	}
-	v := cu.Version()
-	lines := []string{fmt.Sprintf("driver for CUDA %d.%d", v/1000, v%1000/10)}
-	for i := range n {
-		dev, err := cu.GetDevice(i)
-		if err != nil {
-			lines = append(lines, fmt.Sprintf("cuda:%d: %v", i, explain(err)))
-			continue
-		}
-		name, major, minor, err := identify(dev)
-		memory, _ := dev.TotalMem()
-		switch {
-		case err != nil:
-			lines = append(lines, fmt.Sprintf("cuda:%d: %v", i, err))
-		case major < 8:
-			lines = append(lines, fmt.Sprintf("cuda:%d: %s, sm_%d%d: too old, the kernels need sm_80 or later", i, name, major, minor))
-		default:
-			lines = append(lines, fmt.Sprintf("cuda:%d: %s, sm_%d%d, %d MiB", i, name, major, minor, memory>>20))
-		}
-	}
-	return lines
-}
-
 // faults says what the codes mean that kernels leave for the host: mistakes in
 // operands which only the GPU sees.
 var faults = []string{
@@ -166,6 +135,7 @@ func (d *device) Alloc(n int) (*kernels.Memory, error) {
 		if p, err = d.owner.alloc(n); err != nil || n == 0 {
 			return err
 		}
+		d.held += n
 		return explain(cu.MemsetD8Async(p, 0, int64(n), d.compute))
 	}) {
 		return nil, d.err
@@ -179,9 +149,12 @@ func (d *device) Free(m *kernels.Memory) {
 	if m == nil || m.Addr == 0 {
 		return
 	}
-	p := cu.DevicePtr(m.Addr)
+	p, n := cu.DevicePtr(m.Addr), m.Bytes
 	m.Addr, m.Bytes = 0, 0
-	d.call(func() error { return d.owner.free(p) })
+	d.call(func() error {
+		d.held -= n
+		return d.owner.free(p)
+	})
 }
 
 func (d *device) Sync() error {

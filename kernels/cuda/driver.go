@@ -40,7 +40,22 @@ func failure(r C.CUresult) error {
 		}
 		return fmt.Errorf("CUDA error %d", int(r))
 	}
-	return fmt.Errorf("CUDA error %d: %s", int(r), C.GoString(s))
+	return fmt.Errorf("CUDA error %d: %s%s", int(r), C.GoString(s), hint(r))
+}
+
+// hint says what to do about an error that the driver's sentence leaves open.
+func hint(r C.CUresult) string {
+	switch r {
+	case C.CUDA_ERROR_NO_DEVICE:
+		return "; the driver shows no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+	case C.CUDA_ERROR_UNKNOWN, C.CUDA_ERROR_DEVICE_UNAVAILABLE, C.CUDA_ERROR_ECC_UNCORRECTABLE, C.CUDA_ERROR_NVLINK_UNCORRECTABLE:
+		return "; the GPU may be lost or broken: nvidia-smi and the kernel's log (dmesg | grep Xid) tell"
+	case C.CUDA_ERROR_NO_BINARY_FOR_GPU, C.CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
+		return "; the kernels of this build are not for this GPU and driver: take a newer driver, or build with its architecture (make -C kernels/cuda ARCHS=…)"
+	case C.CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, C.CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE:
+		return "; the driver's library and kernel module differ: restart the machine after an update"
+	}
+	return ""
 }
 
 func function(f cu.Function) C.CUfunction { return *(*C.CUfunction)(unsafe.Pointer(&f)) }
@@ -61,7 +76,7 @@ func paramSizes(f cu.Function) (sizes []uint8) {
 func pinned(n int) ([]byte, error) {
 	var p unsafe.Pointer
 	if err := failure(C.cuMemHostAlloc(&p, C.size_t(n), 0)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%d MiB of pinned memory on the host: %w", n>>20, err)
 	}
 	return unsafe.Slice((*byte)(p), n), nil
 }

@@ -11,7 +11,7 @@ import (
 
 // The kernels, a fatbin a source file, as `make cuda` compiles them.
 //
-//go:embed image/*.fatbin
+//go:embed image/*.fatbin image/archs
 var images embed.FS
 
 // files lists the kernels of every source file.

@@ -409,6 +409,9 @@ func (d *device) matMul(o *kernels.MatMul) {
 	if m == 0 || n == 0 && o.Sum.IsZero() {
 		return
 	}
+	if d.ltMatMul(o) {
+		return
+	}
 	name, tile, size := "gemm_f32_", tileF32, threadsF32
 	if o.A.Type == kernels.BF16 {
 		name, tile, size = "gemm_bf16_", tileBF16, threadsBF16

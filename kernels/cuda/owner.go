@@ -3,11 +3,14 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
 
 	"gorgonia.org/cu"
+
+	"vlmo-train/kernels"
 )
 
 // A driver context belongs to an OS thread, so one goroutine, tied to a thread
@@ -26,7 +29,9 @@ type owner struct {
 	back    []byte       // pinned memory for what is read
 	fault   cu.DevicePtr // an int32 that kernels set to the code of a fault
 	live    map[cu.DevicePtr]struct{}
+	held    int // bytes that Alloc gave out
 	args    [maxArgs]unsafe.Pointer
+	lt      lt
 	err     error // the first one
 }
 
@@ -47,10 +52,11 @@ type slot struct {
 
 // command is work for the owner: a launch, an upload or a call.
 type command struct {
-	launch launch // where k is set
-	upload upload // where bytes is set
-	call   func() error
-	reply  chan error
+	launch  launch  // where k is set
+	product product // where plan is set
+	upload  upload  // where neither is
+	call    func() error
+	reply   chan error
 }
 
 // upload brings bytes of a slot to device memory; retire is after the last one
@@ -132,6 +138,9 @@ func (o *owner) open(ordinal int) (err error) {
 	if o.fault, err = o.alloc(4); err != nil {
 		return err
 	}
+	if err = o.openLt(); err != nil {
+		return err
+	}
 	return cu.MemsetD8Async(o.fault, 0, 4, o.compute)
 }
 
@@ -144,6 +153,8 @@ func (o *owner) serve() {
 		case o.err != nil:
 		case c.launch.k != nil:
 			err = c.launch.run(o)
+		case c.product.plan != nil:
+			err = c.product.run(o)
 		case c.call != nil:
 			err = c.call()
 		default:
@@ -215,12 +226,15 @@ func (o *owner) settle() error {
 
 func (o *owner) alloc(n int) (cu.DevicePtr, error) {
 	p, err := cu.MemAlloc(int64(max(n, 1)))
-	if err != nil {
-		free, total, infoErr := cu.MemInfo()
-		if infoErr != nil {
+	if errors.Is(err, cu.OutOfMemory) {
+		free, total, err := cu.MemInfo()
+		if err != nil {
 			return 0, explain(err)
 		}
-		return 0, fmt.Errorf("cannot allocate %d MiB, %d of %d MiB are free: %w", (n+1<<20-1)>>20, free>>20, total>>20, explain(err))
+		return 0, &kernels.OutOfMemory{Want: n, Held: o.held, Free: int(free), Total: int(total)}
+	}
+	if err != nil {
+		return 0, explain(err)
 	}
 	o.live[p] = struct{}{}
 	return p, nil
@@ -237,6 +251,7 @@ func (o *owner) free(p cu.DevicePtr) error {
 // release gives everything back. After an error of the context the driver may
 // refuse; its memory then goes with the context.
 func (o *owner) release() {
+	o.closeLt()
 	for p := range o.live {
 		cu.MemFree(p)
 	}

@@ -173,6 +173,8 @@ cublasStatus_t describe(Product* p, cublasLtMatmulDesc_t desc, const void* a, cu
   if (p->a.type != p->b.type || p->c.type != p->d.type || o.get(CUBLASLT_MATMUL_DESC_POINTER_MODE))
     return CUBLAS_STATUS_NOT_SUPPORTED;
   if (p->a.type == CUDA_R_32F && p->d.type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+  // A bias has the type of the result: NVIDIA's table lists no other for these types.
+  if (p->has_bias() && p->bias_type != p->d.type) return CUBLAS_STATUS_NOT_SUPPORTED;
   // Epilogues other than the default want column order.
   if (p->epilogue != CUBLASLT_EPILOGUE_DEFAULT && p->d.order != CUBLASLT_ORDER_COL) return CUBLAS_STATUS_NOT_SUPPORTED;
   size_t m = p->transpose_a ? p->a.columns : p->a.rows;

@@ -4,8 +4,10 @@
 # stubs: a weak function each, which says its name and returns
 #        CUDA_ERROR_NOT_SUPPORTED. What the emulator defines wins over it.
 # shim:  for a static libcuda.a, whose functions jump into libcuda.so.1 if there
-#        is one. Without it cuInit succeeds (gorgonia.org/cu ends the process
-#        otherwise), and every other call returns CUDA_ERROR_NO_DEVICE.
+#        is one. Without it, or where its cuInit fails (no GPU is visible, the
+#        driver is broken), cuInit succeeds, as gorgonia.org/cu ends the process
+#        otherwise, and every other call returns CUDA_ERROR_NO_DEVICE or that
+#        failure; messages and version are the driver's.
 #
 # $CUDA_INCLUDE is the folder of cuda.h.
 set -eu
@@ -29,13 +31,21 @@ shim() {
 };
 enum { count = sizeof names / sizeof *names };
 __attribute__((visibility("hidden"))) void *cushim_entry[count];
+static int failure = 100; /* CUDA_ERROR_NO_DEVICE */
 static int success(void) { return 0; }
-static int no_device(void) { return 100; }
+static int failed(void) { return failure; }
+static int not_found(void) { return 500; }
 __attribute__((constructor)) static void bind(void) {
   void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+  int (*init)(unsigned) = library ? (int (*)(unsigned))dlsym(library, "cuInit") : 0;
+  if (init) failure = init(0);
   for (int i = 0; i < count; i++) {
-    void *entry = library ? dlsym(library, names[i]) : strcmp(names[i], "cuInit") ? 0 : (void *)success;
-    cushim_entry[i] = entry ? entry : (void *)no_device;
+    const char *name = names[i];
+    void *entry = library ? dlsym(library, name) : 0;
+    if (!failure || (entry && (!strncmp(name, "cuGetError", 10) || !strcmp(name, "cuDriverGetVersion"))))
+      cushim_entry[i] = entry ? entry : (void *)not_found;
+    else
+      cushim_entry[i] = !strcmp(name, "cuInit") ? (void *)success : (void *)failed;
   }
 }
 END
