@@ -508,3 +508,55 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("an image without sm_120 has %q", name)
 	}
 }
+
+// Rows of logits longer than a block's registers hold, aligned and not, in place.
+func TestLongRows(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	const rows = 2
+	for _, n := range []int{32769, 40000} {
+		run := func(dev kernels.Device) []float32 {
+			src := rng.New(rng.Key{Seed: uint64(n)})
+			m, err := dev.Alloc(4 * (2*rows*n + 2*rows + n + 2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := 0
+			tensor := func(typ kernels.DType, r, c int) kernels.Tensor {
+				x := kernels.Matrix(m, at, typ, r, c)
+				at += 4 * r * c
+				return x
+			}
+			logits, dots := tensor(kernels.F32, rows, n), tensor(kernels.F32, rows, n)
+			sums, label, group := tensor(kernels.F32, 1, 2), tensor(kernels.I32, 1, rows), tensor(kernels.I32, 1, n)
+			x := make([]float32, 2*rows*n)
+			for i := range x {
+				x[i] = float32(src.Norm())
+			}
+			dev.Write(kernels.Matrix(m, 0, kernels.F32, 1, len(x)), x)
+			dev.Write(label, []int32{7, int32(n - 2)})
+			groups := make([]int32, n)
+			for i := range groups {
+				groups[i] = int32(i)
+			}
+			dev.Write(group, groups)
+			dev.Run(&kernels.CrossEntropy{Logits: logits, Label: label, Weight: 3, Loss: sums.Columns(0, 1), DLogits: logits})
+			dev.Run(&kernels.Contrast{Dot: dots, LogScale: sums.Columns(1, 2), RowGroup: label, ColGroup: group, Weight: 3, Loss: sums.Columns(0, 1),
+				DDot: logits, Accumulate: true, DLogScale: kernels.Tensor{}})
+			y := make([]float32, rows*n+2)
+			dev.Read(y[:rows*n], logits)
+			dev.Read(y[rows*n:], sums)
+			if err := dev.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			return y
+		}
+		want, got := run(ref.New()), run(open(t))
+		for i, w := range want {
+			if e := math.Abs(float64(got[i] - w)); !(e <= 1e-5*max(math.Abs(float64(w)), 1e-3)) {
+				t.Fatalf("rows of %d: element %d is %v, want %v", n, i, got[i], w)
+			}
+		}
+	}
+}

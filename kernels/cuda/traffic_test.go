@@ -163,7 +163,7 @@ func TestAttentionTraffic(t *testing.T) {
 	h := func() kernels.Tensor { return g.b16(n, cols) }
 	bias := kernels.RelativeBias{Window: 14, Text: 196}
 	bias.Table = g.f32(bias.Rows(), 12*trafficHeads)
-	sequences := []kernels.Sequence{{0, 40, 80, 197}, {40, 40, 277, 197}}
+	sequences := []kernels.Sequence{{TextOff: 0, TextLen: 40, ImageOff: 80, ImageLen: 197}, {TextOff: 40, TextLen: 40, ImageOff: 277, ImageLen: 197}}
 	o := &kernels.Attention{Q: h(), K: h(), V: h(), Heads: trafficHeads, Scale: float32(1 / math.Sqrt(dim)), Sequences: sequences, Bias: bias,
 		Out: h(), LSE: g.f32(n, trafficHeads)}
 	b := &kernels.AttentionGrad{Q: o.Q, K: o.K, V: o.V, Out: o.Out, DOut: h(), LSE: o.LSE, Heads: trafficHeads, Scale: o.Scale, Sequences: sequences,
