@@ -302,7 +302,7 @@ func (d *device) ltMatMul(o *kernels.MatMul) bool {
 	switch {
 	case s.epilogue == ltBias && half:
 		scratch = d.scratchRow(kernels.BF16, n)
-		d.unary("copy", o.Bias, scratch)
+		d.unary("copy", o.Bias, scratch, chunk)
 		p.bias = address(scratch)
 	case s.epilogue == ltBias:
 		p.bias = address(o.Bias)
@@ -321,7 +321,7 @@ func (d *device) ltMatMul(o *kernels.MatMul) bool {
 		if toPre {
 			x = o.Pre
 		}
-		d.unary("gelu_forward", x, o.C)
+		d.unary("gelu_forward", x, o.C, chunk)
 	case kernels.GELUGrad:
 		d.binary("gelu_grad", o.Pre, o.C, o.C)
 	}

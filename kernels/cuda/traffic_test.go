@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"vlmo-train/kernels"
+	"vlmo-train/kernels/cuda/emu"
 	"vlmo-train/rng"
 )
 
@@ -40,6 +41,15 @@ func (g *traffic) tensor(typ kernels.DType, rows, cols int) kernels.Tensor {
 
 func (g *traffic) f32(rows, cols int) kernels.Tensor { return g.tensor(kernels.F32, rows, cols) }
 func (g *traffic) b16(rows, cols int) kernels.Tensor { return g.tensor(kernels.BF16, rows, cols) }
+
+// count runs op and returns what its launches did.
+func (g *traffic) count(op kernels.Op) []emu.Counters {
+	g.d.Sync()
+	return emu.Count(func() {
+		g.d.Run(op)
+		g.d.Sync()
+	})
+}
 
 // index makes n indices, f(i) the i-th.
 func (g *traffic) index(n int, f func(i int) int) kernels.Tensor {
@@ -110,21 +120,21 @@ func memoryBound(g *traffic) []kernels.Op {
 // one launch to the next; and counted as bytes that threads ask for, for each
 // operand that matters, so that none is read or written twice.
 func TestTraffic(t *testing.T) {
-	if noDriver() || !emulated() {
+	if noDriver() || !emu.Present() {
 		t.Skip("the driver does not count")
 	}
 	const limit = 1.15
 	g := &traffic{t, open(t), rng.New(rng.Key{Seed: 1})}
 	t.Logf("%-20s %10s %6s %6s %6s  %s", "op", "Bytes()", "DRAM", "asked", "L2", "launches")
 	for _, op := range memoryBound(g) {
-		all := g.d.counted(func() { g.d.Run(op) })
+		all := g.count(op)
 		if err := g.d.Sync(); err != nil {
 			t.Fatal(err)
 		}
 		var dram, l2 int64
 		names := ""
 		for _, c := range all {
-			dram, l2, names = dram+c.dram, l2+c.l2, names+" "+c.kernel
+			dram, l2, names = dram+c.DRAM, l2+c.L2, names+" "+c.Kernel
 		}
 		want, worst, name := float64(op.Bytes()), 0.0, ""
 		needed := map[*kernels.Memory]int64{}
@@ -138,7 +148,7 @@ func TestTraffic(t *testing.T) {
 		}
 		for _, x := range operands {
 			if n := needed[x.Mem]; float64(n) > want/20 {
-				if r := float64(asked(x.Mem.Addr)) / float64(n); r > worst {
+				if r := float64(emu.Asked(x.Mem.Addr)) / float64(n); r > worst {
 					worst, name = r, x.Name
 				}
 			}
@@ -155,7 +165,7 @@ func TestTraffic(t *testing.T) {
 
 // Attention's products and traffic beside what they are at least.
 func TestAttentionTraffic(t *testing.T) {
-	if noDriver() || !emulated() {
+	if noDriver() || !emu.Present() {
 		t.Skip("the driver does not count")
 	}
 	const n, cols, dim = trafficRows, 64 * trafficHeads, 64
@@ -175,13 +185,13 @@ func TestAttentionTraffic(t *testing.T) {
 	}{{o, 1.15, 1.15}, {b, 2, 1.15}} {
 		t.Logf("%s: %d FLOPs, %d bytes", c.op.Name(), c.op.FLOPs(), c.op.Bytes())
 		var flops, dram float64
-		for _, l := range g.d.counted(func() { g.d.Run(c.op) }) {
+		for _, l := range g.count(c.op) {
 			share := func(n, of int64) float64 { return float64(n) / float64(of) }
-			t.Logf("  %-28s FLOPs %.3f, DRAM %.3f, L2 %.3f; %d bank conflicts in %d KiB, %d exp", l.kernel,
-				share(l.flops, c.op.FLOPs()), share(l.dram, c.op.Bytes()), share(l.l2, c.op.Bytes()), l.conflicts, l.shared>>10, l.special)
-			flops += share(l.flops, c.op.FLOPs())
-			if strings.HasPrefix(l.kernel, "attention_bf16") {
-				dram += share(l.dram, c.op.Bytes())
+			t.Logf("  %-28s FLOPs %.3f, DRAM %.3f, L2 %.3f; %d bank conflicts in %d KiB, %d exp", l.Kernel,
+				share(l.FLOPs, c.op.FLOPs()), share(l.DRAM, c.op.Bytes()), share(l.L2, c.op.Bytes()), l.Conflicts, l.Shared>>10, l.Special)
+			flops += share(l.FLOPs, c.op.FLOPs())
+			if strings.HasPrefix(l.Kernel, "attention_bf16") {
+				dram += share(l.DRAM, c.op.Bytes())
 			}
 		}
 		t.Logf("  %-28s FLOPs %.3f, DRAM %.3f", "all, attention_bf16", flops, dram)

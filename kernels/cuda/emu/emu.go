@@ -1,7 +1,7 @@
 //go:build cuda
 
 // Package emu speaks to the emulated driver that tests run on
-// (kernels/cudaemu): failures on demand, and what is alive.
+// (kernels/cudaemu): failures on demand, what is alive, and what launches did.
 package emu
 
 /*
@@ -24,6 +24,22 @@ static int fail(const char *what, uint64_t n) {
 static void alive(cuemuLive *live) {
 	void (*f)(cuemuLive *) = find("cuemuAlive");
 	if (f) f(live);
+}
+static void count(int on) {
+	void (*f)(int) = find("cuemuCount");
+	if (f) f(on);
+}
+static void forget(void) {
+	void (*f)(void) = find("cuemuForget");
+	if (f) f();
+}
+static int launch(size_t i, cuemuCounters *c) {
+	int (*f)(size_t, cuemuCounters *) = find("cuemuLaunch");
+	return f ? f(i, c) : 0;
+}
+static cuemuBytes asked(size_t p) {
+	cuemuBytes none = {0, 0}, (*f)(const void *) = find("cuemuAsked");
+	return f ? f((const void *)p) : none;
 }
 */
 import "C"
@@ -59,4 +75,40 @@ func Alive() Live {
 	var l C.cuemuLive
 	C.alive(&l)
 	return Live{int(l.allocations), int(l.contexts), int(l.streams), int(l.events)}
+}
+
+// Counters is what a launch did; cuemu_api.h says how it is counted.
+type Counters struct {
+	Kernel    string
+	L2, DRAM  int64 // bytes between SM and L2; bytes that DRAM moves at least
+	FLOPs     int64 // of mma.sync
+	Shared    int64 // bytes of shared memory
+	Conflicts int64 // passes of shared memory beyond those needed
+	Special   int64 // calls of exp and the like
+}
+
+// Count runs f, which waits for all that it launches, and returns what each of
+// its launches did.
+func Count(f func()) []Counters {
+	C.forget()
+	C.count(1)
+	f()
+	C.count(0)
+	var all []Counters
+	var c C.cuemuCounters
+	for i := C.size_t(0); C.launch(i, &c) != 0; i++ {
+		all = append(all, Counters{
+			Kernel: C.GoString(c.kernel),
+			L2:     32 * int64(c.read_sectors+c.write_sectors), DRAM: 32 * int64(c.unique_read_sectors+c.unique_write_sectors),
+			FLOPs: int64(c.mma_flops), Shared: int64(c.shared_bytes), Conflicts: int64(c.bank_conflicts), Special: int64(c.special),
+		})
+	}
+	return all
+}
+
+// Asked returns the bytes that the launches of the last Count read and wrote of
+// the allocation that begins at addr.
+func Asked(addr uintptr) int64 {
+	b := C.asked(C.size_t(addr))
+	return int64(b.read + b.written)
 }
