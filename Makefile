@@ -3,7 +3,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cuda test-cuda mutants test turbo race isa lint arm64 generate bench demo verify ci clean
+.PHONY: help build cuda test-cuda mutants gpu-check test turbo race isa lint arm64 generate bench demo verify ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test-cuda: ## the CUDA kernels on this CPU, in the thread orders of two seeds (n
 
 mutants: ## known mistakes in the CUDA kernels, which the tests must find (after make test-cuda)
 	scripts/mutants.sh --result kernels/cuda/mutants/README.md
+
+gpu-check: ## build/gpu-check.tar.gz, which checks and measures a machine with a GPU without Go
+	scripts/gpu-check.sh
 
 test: ## all tests
 	CGO_ENABLED=0 go test ./...

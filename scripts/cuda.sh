@@ -2,6 +2,7 @@
 # Builds or tests the program with its CUDA kernels.
 #
 #   scripts/cuda.sh build          # bin/vlmo-train for NVIDIA GPUs from sm_80 on; starts without a driver too
+#   scripts/cuda.sh gpu-check      # that, and the tests and the benchmark for scripts/gpu-check.sh
 #   scripts/cuda.sh test [SEED…]   # the kernels on the CPU, through kernels/cudaemu, in the thread orders of the seeds
 #
 # It needs Go, gcc and g++, and python3 where NVCC is not set: then nvcc and the
@@ -32,9 +33,13 @@ make_emulator "$emulator/shim/libcuda.a"
 export CGO_ENABLED=1 CGO_CFLAGS="-O1 -I$CUDA_INCLUDE -I$CUBLAS_INCLUDE -I$CRT_INCLUDE" CGO_LDFLAGS="-L$emulator/shim -ldl"
 
 case ${1-} in
-build)
-  make --no-print-directory -C kernels/cuda
+build | gpu-check)
+  make --no-print-directory -C kernels/cuda ${ARCHS:+ARCHS="$ARCHS"}
   go build -tags cuda -trimpath -o bin/vlmo-train ./cmd/vlmo-train
+  if [ "$1" = gpu-check ]; then
+    go build -tags cuda -trimpath -ldflags '-s -w' -o build/cuda-step ./bench/cpu
+    go test -tags cuda -trimpath -ldflags '-s -w' -c -o build/cuda.test ./kernels/cuda
+  fi
   ;;
 test)
   shift
@@ -60,7 +65,7 @@ test)
   LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda testdata/parity
   ;;
 *)
-  echo "usage: scripts/cuda.sh build | test [SEED…]" >&2
+  echo "usage: scripts/cuda.sh build | gpu-check | test [SEED…]" >&2
   exit 2
   ;;
 esac

@@ -1,4 +1,5 @@
-// Command cpu measures what a step of VLMo costs on this machine's processors:
+// Command cpu measures what a step of VLMo costs on this machine's processors,
+// or with the build tag cuda and -device cuda on a GPU:
 // pre-training, embedding for retrieval, and the matrix products they are made
 // of. It prints a line of JSON for each measurement. peer.py measures the same
 // tasks on the same numbers in PyTorch, gemm.py the same products; run.py
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -19,14 +21,18 @@ import (
 
 	"vlmo-train/kernels"
 	"vlmo-train/kernels/cpu"
+	"vlmo-train/kernels/cuda"
 	"vlmo-train/kernels/profile"
+	"vlmo-train/train/config"
 	"vlmo-train/vlmo"
 )
 
 // options are the command line.
 type options struct {
 	task, precision, model string
+	device                 string
 	threads, batch, image  int
+	gemm                   int
 	warmup, steps          int
 	clock, profile         string
 	savings                string
@@ -53,12 +59,26 @@ type result struct {
 	FLOPs  int64   `json:"flops"`
 	Memory int64   `json:"memory"`
 	GFLOPs float64 `json:"gflops"`
-	// Peak is the speed of a 2048³ product, Share what was reached of it.
+	// Peak is the speed of a large product, Share what was reached of it.
 	Peak    float64            `json:"gemm_peak"`
 	Share   float64            `json:"share"`
 	Losses  map[string]float64 `json:"losses,omitempty"`
 	Device  string             `json:"device"`
+	Ops     []opCost           `json:"ops,omitempty"` // with a profile
+	Peaks   map[string]float64 `json:"peaks,omitempty"`
 	Skipped string             `json:"skipped,omitempty"` // why nothing was run
+}
+
+// opCost is what an op took in all counted steps.
+type opCost struct {
+	Op     string  `json:"op"`
+	Calls  int     `json:"calls"`
+	Ms     float64 `json:"ms"`
+	GFLOPs float64 `json:"gflops"`
+	GBs    float64 `json:"gb_per_s"`
+	// Share is the part reached of the time at the ceilings of Peaks: the
+	// device's own large products and copies.
+	Share float64 `json:"share"`
 }
 
 func main() {
@@ -66,6 +86,8 @@ func main() {
 	flag.StringVar(&o.task, "task", "pretrain", "pretrain, small, embed-image, embed-text or gemm")
 	flag.StringVar(&o.precision, "precision", "fp32", "fp32 or bf16")
 	flag.StringVar(&o.model, "model", "", "base, base_plus, large or small (the task's)")
+	flag.StringVar(&o.device, "device", "cpu", "cpu, cuda or cuda:N")
+	flag.IntVar(&o.gemm, "gemm", 2048, "rows, columns and depth of the product whose speed is the peak")
 	flag.IntVar(&o.threads, "threads", 2, "threads that compute")
 	flag.IntVar(&o.batch, "batch", 0, "samples a step (0: the task's)")
 	flag.IntVar(&o.image, "image", 0, "edge of an image in pixels (0: the model's)")
@@ -87,21 +109,36 @@ func run(o *options) error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("no argument %q is known", flag.Arg(0))
 	}
-	if o.threads < 1 || o.steps < 1 || o.warmup < 0 || o.batch < 0 || o.image < 0 {
-		return errors.New("-threads and -steps are at least 1, -warmup, -batch and -image at least 0")
+	if o.threads < 1 || o.steps < 1 || o.gemm < 1 || o.warmup < 0 || o.batch < 0 || o.image < 0 {
+		return errors.New("-threads, -steps and -gemm are at least 1, -warmup, -batch and -image at least 0")
 	}
 	now, err := newClock(o.clock, o.threads)
 	if err != nil {
 		return err
 	}
-	dev, err := cpu.New(cpu.Options{Threads: o.threads})
+	dev, err := open(o)
 	if err != nil {
 		return err
+	}
+	if c, ok := dev.(io.Closer); ok {
+		defer c.Close()
 	}
 	if o.task == "gemm" {
 		return products(dev, o, now)
 	}
 	return steps(dev, o, now)
+}
+
+// open opens the device.
+func open(o *options) (kernels.Device, error) {
+	name := config.Device(o.device)
+	if n, ok := name.GPU(); ok {
+		return cuda.New(n)
+	}
+	if name != config.CPU {
+		return nil, fmt.Errorf("unknown device %q, want cpu, cuda or cuda:N", o.device)
+	}
+	return cpu.New(cpu.Options{Threads: o.threads})
 }
 
 // newClock returns a clock that tells seconds.
@@ -226,7 +263,7 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 		r.Skipped = fmt.Sprintf("needs %.1f GiB", gib)
 		return emit(r)
 	}
-	if r.Peak, err = product(dev, o.precision, now, 2048, 2048, 2048, time.Second); err != nil {
+	if r.Peak, err = product(dev, o.precision, now, o.gemm, o.gemm, o.gemm, time.Second); err != nil {
 		return err
 	}
 	if s := float64(r.FLOPs) / (r.Peak * 1e9); o.maxSeconds > 0 && s > o.maxSeconds {
@@ -235,12 +272,12 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 	}
 
 	var prof *profile.Device
+	var peak profile.Peak
 	if o.profile != "" {
 		if err := os.MkdirAll(o.profile, 0o777); err != nil {
 			return err
 		}
-		peak, err := profile.Measure(dev)
-		if err != nil {
+		if peak, err = profile.Measure(dev); err != nil {
 			return err
 		}
 		prof = profile.New(dev, peak, o.steps)
@@ -275,6 +312,14 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 	if prof != nil {
 		if err := writeProfile(prof, o.profile); err != nil {
 			return err
+		}
+		p := prof.Profile()
+		for _, row := range p.ByOp() {
+			r.Ops = append(r.Ops, opCost{row.Op, row.Calls, float64(row.Time.Microseconds()) / 1e3, row.GFLOPs(), row.GBs(), row.Share()})
+		}
+		r.Peaks = map[string]float64{"gb_per_s": peak.Bytes / 1e9}
+		for t, x := range peak.FLOPs {
+			r.Peaks["gflops_"+t.String()] = x / 1e9
 		}
 	}
 	s := median(r.Seconds)

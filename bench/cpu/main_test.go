@@ -122,7 +122,7 @@ func TestProduct(t *testing.T) {
 
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	o := options{task: "small", precision: "fp32", threads: 1, batch: 1, image: 32, steps: 1, clock: "cpu", profile: dir}
+	o := options{task: "small", device: "cpu", gemm: 256, precision: "fp32", threads: 1, batch: 1, image: 32, steps: 1, clock: "cpu", profile: dir}
 	if err := run(&o); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestRun(t *testing.T) {
 	for name, spoil := range map[string]func(*options){
 		"task": func(o *options) { o.task = "x" }, "precision": func(o *options) { o.precision = "fp8" },
 		"model": func(o *options) { o.model = "huge" }, "clock": func(o *options) { o.clock = "sun" },
-		"threads": func(o *options) { o.threads = 0 }, "image": func(o *options) { o.image = 100 },
+		"threads": func(o *options) { o.threads = 0 }, "device": func(o *options) { o.device = "tpu" }, "image": func(o *options) { o.image = 100 },
 	} {
 		bad := o
 		spoil(&bad)

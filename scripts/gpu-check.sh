@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes build/gpu-check.tar.gz: what checks and measures the CUDA backend on a
+# machine with an NVIDIA driver, and cuBLASLt where there is one. No Go, compiler
+# or Python is needed there:
+#
+#   tar xzf gpu-check.tar.gz && gpu-check/check.sh      # writes gpu-check/results.json
+#
+# `scripts/gpu-check.sh emulate` runs the same bundle, reduced, in the emulator.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD folder=$PWD/build/gpu-check limit=$((64 << 20))
+
+scripts/cuda.sh gpu-check
+rm -rf "$folder"
+mkdir -p "$folder"
+cp build/cuda.test "$folder/conformance"
+cp build/cuda-step "$folder/step"
+cp bin/vlmo-train "$folder/vlmo-train"
+cp -r testdata/parity "$folder/parity"
+cp scripts/gpu-check-run.sh "$folder/check.sh"
+git rev-parse HEAD >"$folder/commit" 2>/dev/null || echo unknown >"$folder/commit"
+tar czf build/gpu-check.tar.gz -C build gpu-check
+size=$(stat -c %s build/gpu-check.tar.gz)
+echo "build/gpu-check.tar.gz: $((size >> 20)) MiB"
+if [ "$size" -gt "$limit" ]; then
+  echo "gpu-check: the bundle is larger than $((limit >> 20)) MiB" >&2
+  exit 1
+fi
+if [ "${1-}" = emulate ]; then
+  LD_LIBRARY_PATH=$root/build/cudaemu/lib:$root/build/cudaemu/lt "$folder/check.sh" small
+fi
