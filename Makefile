@@ -20,7 +20,7 @@ test-cuda: ## the CUDA kernels on this CPU, in the thread orders of two seeds (n
 mutants: ## known mistakes in the CUDA kernels, which the tests must find (after make test-cuda)
 	scripts/mutants.sh --result kernels/cuda/mutants/README.md
 
-gpu-check: ## build/gpu-check.tar.gz, which checks and measures a machine with a GPU without Go
+gpu-check: ## build/gpu-check.tar.xz, which checks and measures a machine with a GPU without Go
 	scripts/gpu-check.sh
 
 test: ## all tests

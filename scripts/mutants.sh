@@ -81,7 +81,11 @@ if ! passes "$all"; then
   exit 1
 fi
 
-lines=('| bug | kernels of | tests of | what fails |' '|---|---|---|---|')
+lines=('# Known mistakes in the kernels' ''
+  'Each patch puts one bug into the kernels; `make mutants` runs the conformance tests of the ops concerned, which must fail, and'
+  'writes this table. A patch begins with what is wrong, the source file to compile and the ops to test.' ''
+  '| bug | kernels of | tests of | what fails |'
+  '|---|---|---|---|')
 survived=()
 for name in "${names[@]}"; do
   unit=$(header "$name" 2) ops=$(header "$name" 3)
