@@ -82,7 +82,7 @@ if ! passes "$all"; then
 fi
 
 lines=('# Known mistakes in the kernels' ''
-  'Each patch puts one bug into the kernels; `make mutants` runs the conformance tests of the ops concerned, which must fail, and'
+  'Each patch puts one bug into the kernels; scripts/mutants.sh runs the conformance tests of the ops concerned, which must fail, and'
   'writes this table. A patch begins with what is wrong, the source file to compile and the ops to test.' ''
   '| bug | kernels of | tests of | what fails |'
   '|---|---|---|---|')
