@@ -95,7 +95,14 @@ class Batch:
         px = words(step, PIXELS, 0, n * 3 * c.image**2) >> np.uint64(40)
         px = px.astype(np.float32) / np.float32(1 << 23) - np.float32(1)
         self.image = torch.from_numpy(px.reshape(n, 3, c.image, c.image))
+        self.hidden = (self.labels.view(-1) >= 0).nonzero()[:, 0]
         self.negatives = None
+
+    def to(self, device):
+        for name, x in vars(self).items():
+            if x is not None:
+                setattr(self, name, x.to(device))
+        return self
 
 
 # The model.
@@ -248,7 +255,8 @@ class VLMo(nn.Module):
         if c.relative:
             square = (2 * c.window - 1) ** 2 + 3
             self.relative_position_bias_table = nn.Parameter(torch.zeros(square + 2 * c.text_init + 2, c.depth * c.heads))
-            self.index = {"image": image_index(c), "text": text_index(c, c.text), "pair": pair_index(c, c.text)}
+            for kind, index in ("image", image_index(c)), ("text", text_index(c, c.text)), ("pair", pair_index(c, c.text)):
+                self.register_buffer("index_" + kind, index, persistent=False)
         self.text_embeddings = Embedding(c)
         self.token_type_embeddings = nn.Embedding(c.types, d)
         self.transformer = Holder(
@@ -293,8 +301,8 @@ class VLMo(nn.Module):
         """The position bias of every layer, [heads, N, N] each; SPEC 4."""
         if not self.c.relative:
             return [None] * self.c.depth
-        all_layers = F.embedding(self.index[kind], self.relative_position_bias_table)  # [N, N, layers·heads]
-        return all_layers.permute(2, 0, 1).chunk(self.c.depth)
+        all_layers = F.embedding(getattr(self, "index_" + kind), self.relative_position_bias_table)  # [N, N, layers·heads]
+        return all_layers.permute(2, 0, 1).contiguous().chunk(self.c.depth)
 
     def contrast(self, text, image, vl):
         """ITC of one branch and its cosines times the scale; SPEC 7."""
@@ -302,7 +310,7 @@ class VLMo(nn.Module):
         t = F.normalize(getattr(self, infix + "text_proj").fc(text).float(), dim=-1)
         i = F.normalize(getattr(self, infix + "image_proj").fc(image).float(), dim=-1)
         logits = (self.logit_vl_scale if vl else self.logit_scale).exp() * (i @ t.t())
-        own = torch.arange(len(logits))
+        own = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2, logits
 
     @staticmethod
@@ -313,9 +321,17 @@ class VLMo(nn.Module):
         def draw(l):
             w = l.float().softmax(1)
             w.fill_diagonal_(0)
-            return torch.multinomial(w, 1)[:, 0]
+            # As torch.multinomial draws, but a GPU is not waited for.
+            return (w / torch.empty_like(w).exponential_()).argmax(1)
 
         return draw(logits.t()), draw(logits)
+
+    @staticmethod
+    def matching(match):
+        """The labels of ITM: the first third are pairs."""
+        labels = torch.zeros(len(match), dtype=torch.long, device=match.device)
+        labels[: len(match) // 3] = 1
+        return labels
 
     # The plain way.
 
@@ -351,8 +367,7 @@ class VLMo(nn.Module):
                 self.pool(self.plain_pair(b.ids, b.mask, b.image[ni])),
                 self.pool(self.plain_pair(b.ids[nt], b.mask[nt], b.image))]
         match = self.itm_score.fc(torch.cat(rows)).float()
-        labels = torch.cat((torch.ones(n), torch.zeros(2 * n))).long()
-        return mlm, (own + vl) / 2, F.cross_entropy(match, labels)
+        return mlm, (own + vl) / 2, F.cross_entropy(match, self.matching(match))
 
     # The tuned way.
 
@@ -363,10 +378,10 @@ class VLMo(nn.Module):
             torch._dynamo.config.cache_size_limit = 256
             self.run = torch.compile(Block.tuned, dynamic=False, mode=None if how == "default" else how)
 
-    def keep(self, rate, n):
+    def keep(self, rate, x):
         if rate == 0 or not self.training:
             return None
-        return torch.empty(3, n, 1, 1).bernoulli_(1 - rate).div_(1 - rate).unbind(0)
+        return torch.empty(3, len(x), 1, 1, device=x.device).bernoulli_(1 - rate).div_(1 - rate).unbind(0)
 
     def tuned_unimodal(self, x, pad, kind, vl):
         bias = self.bias(kind)
@@ -375,12 +390,12 @@ class VLMo(nn.Module):
         for i, b in enumerate(self.transformer.blocks):
             top = int(i == self.c.depth - 1)
             if i >= self.c.vl_start and vl:
-                y = self.run(b, y if i > self.c.vl_start else x, pad, bias[i], self.keep(b.rate, len(x)), "vl", 0, self.sdpa, top)
-            x = self.run(b, x, pad, bias[i], self.keep(b.rate, len(x)), expert, 0, self.sdpa, top)
+                y = self.run(b, y if i > self.c.vl_start else x, pad, bias[i], self.keep(b.rate, x), "vl", 0, self.sdpa, top)
+            x = self.run(b, x, pad, bias[i], self.keep(b.rate, x), expert, 0, self.sdpa, top)
         return self.transformer.norm(x[:, 0]), self.transformer.norm(y[:, 0])
 
     def pad(self, mask):
-        return torch.zeros(mask.shape).masked_fill(mask == 0, float("-inf"))[:, None, None, :]
+        return torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, float("-inf"))[:, None, None, :]
 
     def tuned_pretrain(self, b):
         n, t = b.ids.shape
@@ -398,14 +413,13 @@ class VLMo(nn.Module):
         *lower, top = self.transformer.blocks
         for i, blk in enumerate(lower):
             expert = "vl" if i >= self.c.vl_start else "pair"
-            x = self.run(blk, x, pad, bias[i], self.keep(blk.rate, 4 * n), expert, t, self.sdpa)
-        text = self.run(top, x[:n], pad[:n], bias[-1], self.keep(top.rate, n), "vl", t, self.sdpa, t)
-        own = self.run(top, x[n:], pad[n:], bias[-1], self.keep(top.rate, 3 * n), "vl", t, self.sdpa, 1)
-        hidden = b.labels >= 0
-        mlm = 0.25 * F.cross_entropy(self.decode(self.transformer.norm(text[hidden])).float(), b.labels[hidden])
+            x = self.run(blk, x, pad, bias[i], self.keep(blk.rate, x), expert, t, self.sdpa)
+        text = self.run(top, x[:n], pad[:n], bias[-1], self.keep(top.rate, x[:n]), "vl", t, self.sdpa, t)
+        own = self.run(top, x[n:], pad[n:], bias[-1], self.keep(top.rate, x[n:]), "vl", t, self.sdpa, 1)
+        hidden = self.decode(self.transformer.norm(text.flatten(0, 1)[b.hidden]))
+        mlm = 0.25 * F.cross_entropy(hidden.float(), b.labels.view(-1)[b.hidden])
         match = self.itm_score.fc(self.pool(self.transformer.norm(own))).float()
-        labels = torch.cat((torch.ones(n), torch.zeros(2 * n))).long()
-        return mlm, (itc + itc_vl) / 2, F.cross_entropy(match, labels)
+        return mlm, (itc + itc_vl) / 2, F.cross_entropy(match, self.matching(match))
 
     # Embedding for retrieval: the modality's own branch.
 
@@ -515,16 +529,16 @@ def flops(c, task, n, text):
     return 3 * n * (both + pairs + 5 * patch + text * 2 * d * c.vocab)
 
 
-def peak(dtype, clock, seconds=1.0):
-    """GFLOP/s of a 2048³ product, the fastest of those that fit into the time."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+def peak(dtype, clock, size=2048, device="cpu", seconds=1.0):
+    """GFLOP/s of a size³ product, the fastest of those that fit into the time."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)
     best, start = math.inf, time.perf_counter()
     while best == math.inf or time.perf_counter() - start < seconds:
         t = clock()
         torch.mm(a, b)
         best = min(best, clock() - t)
-    return 2 * 2048**3 / best / 1e9
+    return 2 * size**3 / best / 1e9
 
 
 def rss():
@@ -621,7 +635,8 @@ def check(folder, how, sdpa):
                scale=0.1 if k["layer_scale"] else 0.0, drop=0.0)
     b = SimpleNamespace(
         ids=inputs["text_ids"], mask=inputs["text_masks"], masked=inputs["text_ids_mlm"], labels=inputs["text_labels_mlm"],
-        image=inputs["image"], negatives=(inputs["itm_neg_image_idx"].long(), inputs["itm_neg_text_idx"].long()))
+        image=inputs["image"], hidden=(inputs["text_labels_mlm"].view(-1) >= 0).nonzero()[:, 0],
+        negatives=(inputs["itm_neg_image_idx"].long(), inputs["itm_neg_text_idx"].long()))
     worst = 0.0
     for impl in ("plain", "tuned"):
         model = VLMo(c)
