@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures vlmo-train beside PyTorch on this machine's GPU, in turn.
 
-  run.py STEP      STEP: the program of `make gpu-check`'s bundle, or `bench/cpu` built with -tags cuda
+  run.py STEP      STEP: `step` of the bundle of `make gpu-check`, bench/cpu built with the tag cuda
 
 Pre-training of VLMo-Base in bfloat16, both on the same numbers, each run a
 process of its own (A B A B …). Prints medians and the ratio, and writes every
@@ -67,7 +67,7 @@ def main():
     for impl in commands:
         how = "counted" if impl == "vlmo-train" else "allocated at most"
         print(f"{impl:10}  {speed[impl]:10.4g} pairs/s  own GEMM peak {peak[impl] / 1e3:.4g} TFLOP/s  memory {memory[impl] / 2**30:.3g} GiB {how}")
-    print(f"vlmo-train is {ratio:.3f} × as fast")
+    print(f"vlmo-train is {ratio:.3f} × as fast" + (" here, which says nothing of a GPU" if a.device == "cpu" else ""))
     with open(a.out, "w", encoding="utf-8") as f:
         json.dump({"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "machine": machine(),
                    "commands": commands, "pairs_per_second": speed, "ratio": ratio, "gemm_peak": peak, "lines": lines}, f, indent=1)
