@@ -50,10 +50,11 @@ def main():
     p.add_argument("--out", default="gpu-peer.json", help="file of the results")
     a = p.parse_args()
 
-    both = {name: str(getattr(a, name)) for name in ("device", "task", "image", "batch", "warmup", "steps", "gemm")}
+    # Go's flags and argparse both take --name=value.
+    both = [f"--{name}={getattr(a, name)}" for name in ("device", "task", "image", "batch", "warmup", "steps", "gemm")]
     commands = {
-        "vlmo-train": [os.path.abspath(a.step), "-precision", "bf16"] + [w for n, v in both.items() for w in ("-" + n, v)],
-        "torch": [sys.executable, os.path.join(HERE, "peer.py"), "--compile", a.compile] + [w for n, v in both.items() for w in ("--" + n, v)]}
+        "vlmo-train": [os.path.abspath(a.step), "--precision=bf16", *both],
+        "torch": [sys.executable, os.path.join(HERE, "peer.py"), "--compile=" + a.compile, *both]}
     lines = {impl: [] for impl in commands}
     for _ in range(a.rounds):
         for impl, command in commands.items():
@@ -66,7 +67,8 @@ def main():
     print(f"{a.task}, bf16, batch {a.batch}, {lines['torch'][0]['device']}; medians of {a.rounds} × {a.steps} steps")
     for impl in commands:
         how = "counted" if impl == "vlmo-train" else "allocated at most"
-        print(f"{impl:10}  {speed[impl]:10.4g} pairs/s  own GEMM peak {peak[impl] / 1e3:.4g} TFLOP/s  memory {memory[impl] / 2**30:.3g} GiB {how}")
+        print(f"{impl:10} {speed[impl]:8.4g} pairs/s, own GEMM peak {peak[impl] / 1e3:.4g} TFLOP/s, "
+              f"memory {memory[impl] / 2**30:.3g} GiB {how}")
     print(f"vlmo-train is {ratio:.3f} × as fast" + (" here, which says nothing of a GPU" if a.device == "cpu" else ""))
     with open(a.out, "w", encoding="utf-8") as f:
         json.dump({"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "machine": machine(),
