@@ -90,7 +90,7 @@ func (r *Run) memoryNeeded(index, batch int, precision config.Precision) (int, e
 	if err != nil {
 		return 0, err
 	}
-	// The arena's first step is made of chunks that don't fill up, and ops take
-	// scratch memory.
+	// Without a Plan the arena's first step is made of chunks that don't fill up;
+	// ops take scratch memory in any case.
 	return int(p.MemoryBytes()+p.ActivationBytes/8) + 8<<20, nil
 }

@@ -168,6 +168,7 @@ func (m *Model) Init(seed uint64) {
 		std = 0.02
 	}
 	buf := make([]float32, initPiece)
+	zero := func(v []float32) { clear(v) }
 	for i, p := range m.Store.Params() {
 		src := rng.New(rng.Key{Seed: seed, Purpose: rng.Init, Sample: uint64(i)})
 		draw := func(v []float32) {
@@ -177,7 +178,7 @@ func (m *Model) Init(seed uint64) {
 		}
 		switch name := p.Name; {
 		case name == "relative_position_bias_table":
-			draw = func(v []float32) { clear(v) }
+			draw = zero
 		case strings.HasPrefix(name, "logit_"):
 			draw = func(v []float32) { fill(v, float32(math.Log(1/0.07))) }
 		case strings.Contains(name, ".gamma_"):
@@ -186,7 +187,7 @@ func (m *Model) Init(seed uint64) {
 			// Kaiming uniform with a = √5 is uniform in ±1/√fan-in.
 			draw = func(v []float32) { uniform(v, &src, 1/math.Sqrt(float64(3*m.Patch*m.Patch))) }
 		case strings.HasSuffix(name, "bias"):
-			draw = func(v []float32) { clear(v) }
+			draw = zero
 		case isNorm(name):
 			draw = func(v []float32) { fill(v, 1) }
 		}

@@ -119,27 +119,8 @@ func TestEveryFormatResumesAndSplits(t *testing.T) {
 	for format, set := range formatSets(t) {
 		t.Run(string(format), func(t *testing.T) {
 			run := func(p Position, rank, world, workers, n int) (batches [][]string, positions []Position) {
-				s := mustSampler(t, SamplerConfig{Sources: sources(set), Batch: batch, Seed: 5, Buffer: 6, Rank: rank, World: world, Epochs: 3})
-				if err := s.Seek(p); err != nil {
-					t.Fatal(err)
-				}
-				l, err := New(t.Context(), s, Config{Workers: workers, MaxBad: 100}, contents)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer l.Close()
-				positions = append(positions, l.Position())
-				for range n {
-					b, err := l.Next()
-					if err == io.EOF {
-						break
-					}
-					if err != nil {
-						t.Fatal(err)
-					}
-					batches, positions = append(batches, b), append(positions, l.Position())
-				}
-				return batches, positions
+				cfg := SamplerConfig{Sources: sources(set), Batch: batch, Seed: 5, Buffer: 6, Rank: rank, World: world, Epochs: 3}
+				return loadAs(t, cfg, p, n, Config{Workers: workers, MaxBad: 100}, contents)
 			}
 			want, positions := run(Position{}, 0, 1, 1, most)
 			if len(want) < 3 || !slices.ContainsFunc(positions, func(p Position) bool { return p.Epoch > 0 }) && len(want) < most {

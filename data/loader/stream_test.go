@@ -118,15 +118,21 @@ func id(s string) string {
 	return s
 }
 
-// load returns up to n batches of cfg from p on, and the positions before each
-// and after the last.
+// load returns up to n batches of cfg from p on, as names reads them, and the
+// positions before each and after the last.
 func load(t *testing.T, cfg SamplerConfig, p Position, n int, lc Config) (batches [][]string, positions []Position) {
+	t.Helper()
+	return loadAs(t, cfg, p, n, lc, names)
+}
+
+// loadAs is load with another way to read a batch.
+func loadAs(t *testing.T, cfg SamplerConfig, p Position, n int, lc Config, read MakeFunc[[]string]) (batches [][]string, positions []Position) {
 	t.Helper()
 	s := mustSampler(t, cfg)
 	if err := s.Seek(p); err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(t.Context(), s, lc, names)
+	l, err := New(t.Context(), s, lc, read)
 	if err != nil {
 		t.Fatal(err)
 	}

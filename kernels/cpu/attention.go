@@ -152,6 +152,18 @@ type ahead struct {
 	n, part int
 }
 
+// following returns the sequence whose rows are fetched ahead, the first of
+// rest, or nil. With a list of queries their rows are not known yet.
+func following(rest []kernels.Sequence, queries kernels.Tensor) *kernels.Sequence {
+	if len(rest) == 0 || !queries.IsZero() {
+		return nil
+	}
+	return &rest[0]
+}
+
+// forget drops what was not fetched.
+func (a *ahead) forget() { a.n, a.part = 0, 0 }
+
 // expect adds the rows of a sequence, in columns from col on.
 func (a *ahead) expect(m *matrix, q *kernels.Sequence, col, cols int) {
 	for _, rows := range [2][2]int{{q.ImageOff, q.ImageLen}, {q.TextOff, q.TextLen}} {
@@ -465,11 +477,7 @@ func (o *attention) do(w *worker, u int) {
 		case w.gemmPairs != nil && o.Q.Type == kernels.BF16:
 			o.headPairs(w, q, &a, h)
 		default:
-			var next *kernels.Sequence
-			if i+1 < hi && o.Queries.IsZero() {
-				next = &o.Sequences[i+1]
-			}
-			o.head(w, q, &a, h, next)
+			o.head(w, q, &a, h, following(o.Sequences[i+1:hi], o.Queries))
 		}
 	}
 }
@@ -501,7 +509,7 @@ func (o *attention) head(w *worker, q *kernels.Sequence, a *asked, h int, next *
 	b := &w.shared.bias
 	data := b.headBias(b.data, h)
 
-	w.ahead.n, w.ahead.part = 0, 0
+	w.ahead.forget()
 	if next != nil {
 		w.ahead.expect(&vm, next, col, hd)
 		w.ahead.expect(&km, next, col, hd)
@@ -560,11 +568,7 @@ func (o *attentionGrad) do(w *worker, u int) {
 		case w.gemmPairs != nil && o.Q.Type == kernels.BF16:
 			o.headPairs(w, q, h, grad)
 		default:
-			var next *kernels.Sequence
-			if i+1 < hi && o.Queries.IsZero() {
-				next = &o.Sequences[i+1]
-			}
-			o.head(w, q, h, grad, next)
+			o.head(w, q, h, grad, following(o.Sequences[i+1:hi], o.Queries))
 		}
 	}
 }
@@ -622,7 +626,7 @@ func (o *attentionGrad) head(w *worker, q *kernels.Sequence, h int, grad []float
 		factor[i] = o.Scale
 	}
 
-	w.ahead.n, w.ahead.part = 0, 0
+	w.ahead.forget()
 	if next != nil {
 		for _, m := range [...]*matrix{&km, &vm, &qm, &dout, &out, &dqm, &dkm, &dvm} {
 			w.ahead.expect(m, next, col, hd)
