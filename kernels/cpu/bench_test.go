@@ -86,19 +86,68 @@ func bench(b *testing.B, l *lab, ops ...kernels.Op) {
 // about what the core can do.
 func BenchmarkPeak(b *testing.B) {
 	for _, s := range available() {
+		gemm, products := s.gemm, 1
+		if s.gemmPairs != nil {
+			gemm, products = s.gemmPairs, 2
+		}
 		b.Run(s.name, func(b *testing.B) {
 			const k, n = 256, 100
 			x := make([]float32, (k+s.nr)*(s.mr+s.nr))
+			for i := range x {
+				x[i] = math.Float32frombits(0x3ebd3ebd)
+			}
 			best := math.Inf(1)
 			for b.Loop() {
 				start := time.Now()
 				for range n {
-					s.gemm(k, &x[0], 1, s.mr, &x[k*s.mr], &x[k*(s.mr+s.nr)], s.nr, false)
+					gemm(k, &x[0], 1, s.mr, &x[k*s.mr], &x[k*(s.mr+s.nr)], s.nr, false)
 				}
 				best = min(best, time.Since(start).Seconds())
 			}
-			b.ReportMetric(float64(2*n*k*s.mr*s.nr)/best/1e9, "GFLOP/s")
+			b.ReportMetric(float64(2*products*n*k*s.mr*s.nr)/best/1e9, "GFLOP/s")
 		})
+	}
+}
+
+// BenchmarkLoops is the loops with long chains of instructions, on data in the
+// first-level cache.
+func BenchmarkLoops(b *testing.B) {
+	const n, repeat = 512, 20
+	l := newLab(b, 1, "")
+	x, y, z := l.normal(1, n).F32(), l.normal(1, n).F32(), make([]float32, n)
+	h, h2 := make([]uint16, n), make([]uint16, n)
+	for _, s := range available() {
+		if s == &generic {
+			continue
+		}
+		for _, c := range []struct {
+			name string
+			f    func()
+		}{
+			{"gelu", func() { s.gelu(z, x) }},
+			{"geluGrad", func() { s.geluGrad(z, x, y) }},
+			{"biasGelu", func() { copy(z, x); s.biasGelu(z, z, y) }},
+			{"biasGeluHalf", func() { s.biasGeluHalf(h, h2, x, y) }},
+			{"geluGradHalf", func() { s.geluGradHalf(h, x, h2) }},
+			{"narrow", func() { s.narrow(h, x) }},
+			{"narrowAdd", func() { s.narrowAdd(h, x, y) }},
+			{"expSum", func() { s.expSum(z, x, 3) }},
+			{"tanh", func() { s.tanh(z, x) }},
+			{"softmaxRows", func() { copy(z, x); s.softmaxRows(&z[0], n/2, &y[0], 0, 2, n/2, 0.1, &y[0], &y[2]) }},
+			{"layerNorm", func() { s.layerNorm(z, x, y, y, 1e-6) }},
+		} {
+			b.Run(c.name+"/"+s.name, func(b *testing.B) {
+				best := math.Inf(1)
+				for b.Loop() {
+					start := time.Now()
+					for range repeat {
+						c.f()
+					}
+					best = min(best, time.Since(start).Seconds())
+				}
+				b.ReportMetric(best/repeat/n*1e9, "ns/element")
+			})
+		}
 	}
 }
 

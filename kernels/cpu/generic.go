@@ -11,6 +11,7 @@ var generic = isa{
 	name: "generic", mr: 4, nr: 4,
 	gemm: gemmGeneric, gemmHalf: gemmGeneric, pack: packGeneric, packT: packTGeneric, packCols: packGeneric, packColsSum: packColsSumGeneric, copyRows: copyRowsGeneric, prefetch: func(*byte, int, int, int) {},
 	widen: widenGeneric, narrow: narrowGeneric, addHalf: addHalfGeneric,
+	narrowAdd: narrowAddGeneric, biasGeluHalf: biasGeluHalfGeneric, geluGradHalf: geluGradHalfGeneric,
 	add: addGeneric, axpy: axpyGeneric, scale: scaleGeneric, scaleAdd: scaleAddGeneric,
 	mul: mulGeneric, mulAdd: mulAddGeneric, mulAcc: mulAccGeneric,
 	gelu: geluGeneric, geluGrad: geluGradGeneric, biasGelu: biasGeluGeneric, tanh: tanhGeneric, tanhGrad: tanhGradGeneric,
@@ -165,16 +166,43 @@ func biasGeluGeneric(y, pre, b []float32) {
 	geluGeneric(y, pre)
 }
 
+func narrowAddGeneric(y []uint16, x, b []float32) {
+	x, b = x[:len(y)], b[:len(y)]
+	for i, v := range x {
+		y[i] = kernels.RoundBF16(v + b[i])
+	}
+}
+
+func biasGeluHalfGeneric(y, pre []uint16, x, b []float32) {
+	y, pre, b = y[:len(x)], pre[:len(x)], b[:len(x)]
+	for i, v := range x {
+		pre[i] = kernels.RoundBF16(v + b[i])
+		v := float64(kernels.FromBF16(pre[i]))
+		y[i] = kernels.RoundBF16(float32(v * phi(v)))
+	}
+}
+
+func geluGradHalfGeneric(dx []uint16, dy []float32, x []uint16) {
+	dx, x = dx[:len(dy)], x[:len(dy)]
+	for i, v := range dy {
+		v := float64(kernels.FromBF16(kernels.RoundBF16(v)))
+		dx[i] = kernels.RoundBF16(float32(v * geluSlope(float64(kernels.FromBF16(x[i])))))
+	}
+}
+
 func geluGradGeneric(dx, dy, x []float32) {
 	dy, x = dy[:len(dx)], x[:len(dx)]
 	for i, v := range x {
-		v := float64(v)
-		d := phi(v)
-		if e := math.Exp(-0.5 * v * v); e != 0 {
-			d += v * e / math.Sqrt(2*math.Pi)
-		}
-		dx[i] = float32(float64(dy[i]) * d)
+		dx[i] = float32(float64(dy[i]) * geluSlope(float64(v)))
 	}
+}
+
+func geluSlope(x float64) float64 {
+	d := phi(x)
+	if e := math.Exp(-0.5 * x * x); e != 0 {
+		d += x * e / math.Sqrt(2*math.Pi)
+	}
+	return d
 }
 
 func tanhGeneric(y, x []float32) {

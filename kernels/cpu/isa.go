@@ -40,6 +40,11 @@ type isa struct {
 	narrow  func(y []uint16, x []float32) // y = x, rounded to the nearest, ties to even
 	addHalf func(y []float32, x []uint16) // y += x
 
+	// Of numbers that are rounded first:
+	narrowAdd    func(y []uint16, x, b []float32)            // y = x + b
+	biasGeluHalf func(y, pre []uint16, x, b []float32)       // pre = x + b, y = gelu(pre); y and pre may be one
+	geluGradHalf func(dx []uint16, dy []float32, x []uint16) // dx = dy·gelu'(x)
+
 	add      func(y, x []float32)                  // y += x
 	axpy     func(y, x []float32, a float32)       // y += a·x
 	scale    func(y, x []float32, a float32)       // y = a·x

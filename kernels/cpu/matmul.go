@@ -6,14 +6,16 @@ import (
 	"vlmo-train/kernels"
 )
 
-// Blocks of a product. A panel of B, depth × nr, stays in the first-level
-// cache while the tiles of a block of A, blockRows × depth in the second,
-// pass it.
+// Blocks of a product. The tiles of a block of A, blockRows × depth, stay in
+// the second-level cache while panels of B, depth × nr, pass them.
 const (
 	depth      = 256
+	pairsDepth = 512 // of pairs of BF16s
 	blockRows  = 96
 	blockCols  = 1024
-	narrowCols = 512 // where results are kept in float32 until the last block
+	// narrowCols is the columns of a block of BF16 results, whose sums, in
+	// float32, and part of B stay in the second-level cache.
+	narrowCols = 256
 )
 
 type matMul kernels.MatMul
@@ -67,9 +69,11 @@ type product struct {
 	half    bool // A and B are BF16
 	pairs   bool // a step of the inner dimension is a pair
 	steps   int  // of the inner dimension
+	depth   int  // steps in a block
 	gemm    func(k int, a *float32, ars, acs int, b, c *float32, ldc int, add bool)
 	temp    []float32 // for widening one block
 	sums    []float32 // room for those of a block's panels of A, sumLanes each
+	next    [4]coming // what is fetched meanwhile
 }
 
 // sumLanes is the distance of the sums of two panels: mr, up to whole vectors.
@@ -79,7 +83,7 @@ const sumLanes = 16
 func (o *matMul) product(w *worker) product {
 	p := product{matMul: o, w: w, half: o.A.Type == kernels.BF16, gemm: w.isa.gemm}
 	p.m, p.n, p.k = (*kernels.MatMul)(o).Dims()
-	p.steps = w.steps(o, p.k)
+	p.steps, p.depth = w.steps(o, p.k)
 	if p.half && w.gemmPairs != nil {
 		p.pairs, p.gemm = true, w.gemmPairs
 	}
@@ -88,109 +92,198 @@ func (o *matMul) product(w *worker) product {
 
 func (o *matMul) do(w *worker, u int) {
 	s, p := w.split, o.product(w)
-	i0, j0 := u/s.cols*s.m, u%s.cols*s.n
-	i1, j1 := min(i0+s.m, p.m), min(j0+s.n, p.n)
-	mr, nr := w.mr, w.nr
+	i, j := u/s.cols*s.m, u%s.cols*s.n
+	r := region{i, min(i+s.m, p.m), j, min(j+s.n, p.n)}
+	if o.C.Type == kernels.BF16 {
+		p.narrow(r)
+	} else {
+		p.wide(r)
+	}
+}
 
-	narrow := o.C.Type == kernels.BF16
-	kc, ncMax := min(depth, p.steps), blockCols
-	if narrow {
-		ncMax = narrowCols
-	}
-	ncMax = min(ncMax, up(j1-j0, nr))
-	mcMax := blockRows / mr * mr
-	rows := 0 // of the result that are kept in float32
-	if narrow {
-		rows = i1 - i0
-	}
-	temp := 0
-	if p.half && !p.pairs {
-		temp = kc * max(ncMax, mcMax)
-	}
-	buf := w.scratch(kc*ncMax + mcMax*kc + mr*nr + rows*ncMax + temp + ncMax + mcMax/mr*sumLanes + 8*align)
-	bBuf := carve(&buf, kc*ncMax)
-	aBuf := carve(&buf, mcMax*kc)
-	tile := carve(&buf, mr*nr)
-	wide := carve(&buf, rows*ncMax)
-	p.temp = carve(&buf, temp)
-	row := carve(&buf, ncMax)
-	sums := carve(&buf, mcMax/mr*sumLanes)
+// region is rows i0 to i1, columns j0 to j1 of a result.
+type region struct{ i0, i1, j0, j1 int }
 
-	for j := j0; j < j1; j += ncMax {
-		nc := min(ncMax, j1-j)
-		// Element (i, j+x) of the result, in float32, is at c[(i−first)·ldc + x].
-		c, ldc, first := wide, ncMax, i0
-		if !narrow {
-			c, ldc, first = o.C.F32()[min(j, o.C.Stride):], o.C.Stride, 0
-		}
-		for l := 0; l == 0 || l < p.steps; l += depth {
-			kc := min(depth, p.steps-l)
-			panels := bBuf
-			if w.weights != nil {
-				panels = w.weights[l*up(p.n, nr)+j*kc:]
-			} else {
-				p.packB(bBuf, l, kc, j, nc)
+// wide computes results in float32, which gather the products of one block of
+// steps after the other.
+func (p *product) wide(r region) {
+	w, mr, nr := p.w, p.w.mr, p.w.nr
+	kcMax, mcMax := min(p.depth, p.steps), blockRows/mr*mr
+	ncMax := min(blockCols, up(r.j1-r.j0, nr))
+	b := p.buffers(kcMax*ncMax, kcMax, mcMax, ncMax, mr*nr)
+	for j := r.j0; j < r.j1; j += ncMax {
+		nc := min(ncMax, r.j1-j)
+		c := p.C.F32()[min(j, p.C.Stride):]
+		for l := 0; l == 0 || l < p.steps; l += p.depth {
+			kc := min(p.depth, p.steps-l)
+			panels := p.packed(l, kc, j)
+			if panels == nil {
+				panels = b.b
+				p.packB(panels, l, kc, j, nc)
 			}
-			add := l > 0 || o.Accumulate
-			for i := i0; i < i1; i += mcMax {
-				mc := min(mcMax, i1-i)
+			add := l > 0 || p.Accumulate
+			for i := r.i0; i < r.i1; i += mcMax {
+				mc := min(mcMax, r.i1-i)
 				p.sums = nil
-				if j == 0 && !o.Sum.IsZero() {
-					p.sums = sums
+				if j == 0 && !p.Sum.IsZero() {
+					p.sums = b.sums
 				}
-				ap, ars, acs, panel := p.packA(aBuf, l, kc, i, mc)
-				// What the next block packs is fetched while this one computes.
-				var nextA, nextB coming
+				ap := p.packA(b.a, l, kc, i, mc)
 				ni, nl, nj := i+mcMax, l, j
-				if ni >= i1 {
-					ni, nl = i0, l+depth
+				if ni >= r.i1 {
+					ni, nl = r.i0, l+p.depth
 				}
 				if nl >= p.steps {
 					nl, nj = 0, j+ncMax
 				}
-				if nj < j1 {
-					tiles, nk := blocks(nc, nr)*blocks(mc, mr), min(depth, p.steps-nl)
-					nextA = p.coming(o.A, o.TransA, ni, min(mcMax, i1-ni), nl, nk, tiles)
-					if w.weights == nil && (nl != l || nj != j) {
-						nextB = p.coming(o.B, !o.TransB, nj, min(ncMax, j1-nj), nl, nk, tiles)
-					}
-				}
-				for jj := 0; jj < nc; jj += nr {
-					var bp *float32
-					if kc > 0 {
-						bp = &panels[jj*kc]
-					}
-					for ii := 0; ii < mc; ii += mr {
-						ap := at(ap, ii/mr*panel)
-						cAt := (i+ii-first)*ldc + jj
-						nextA.fetch(w.isa)
-						nextB.fetch(w.isa)
-						if ii+mr <= mc && jj+nr <= nc {
-							p.gemm(kc, ap, ars, acs, bp, &c[cAt], ldc, add)
-							continue
-						}
-						p.gemm(kc, ap, ars, acs, bp, &tile[0], nr, false)
-						cols := min(nr, nc-jj)
-						for r := range min(mr, mc-ii) {
-							row, t := c[cAt+r*ldc:][:cols], tile[r*nr:][:cols]
-							if add {
-								for x, v := range t {
-									row[x] += v
-								}
-							} else {
-								copy(row, t)
-							}
-						}
-					}
-				}
-				if l+depth < p.steps {
+				p.expect(region{ni, min(ni+mcMax, r.i1), nj, min(nj+ncMax, r.j1)}, nl, nl != l || nj != j, blocks(nc, nr)*blocks(mc, mr))
+				p.tiles(kc, mc, nc, ap, panels, c[i*p.C.Stride:], p.C.Stride, b.tile, add)
+				if l+p.depth < p.steps {
 					continue
 				}
-				for r := i; r < i+mc; r++ {
-					o.finish(w, c[(r-first)*ldc:][:nc], row[:nc], r, j)
+				for x := range mc {
+					p.finish(w, c[(i+x)*p.C.Stride:][:nc], b.row[:nc], i+x, j)
 				}
 			}
 		}
+	}
+}
+
+// narrow computes results in BF16, a block with all steps after the other.
+func (p *product) narrow(r region) {
+	w, mr, nr := p.w, p.w.mr, p.w.nr
+	kcMax, mcMax := min(p.depth, p.steps), blockRows/mr*mr
+	ncMax := min(narrowCols, up(r.j1-r.j0, nr))
+	b := p.buffers(p.steps*ncMax, kcMax, mcMax, ncMax, mcMax*ncMax)
+	for j := r.j0; j < r.j1; j += ncMax {
+		nc := min(ncMax, r.j1-j)
+		ldc := up(nc, nr)
+		if w.weights == nil {
+			for l := 0; l < p.steps; l += p.depth {
+				p.packB(b.b[l*ldc:], l, min(p.depth, p.steps-l), j, nc)
+			}
+		}
+		for i := r.i0; i < r.i1; i += mcMax {
+			mc := min(mcMax, r.i1-i)
+			for l := 0; l == 0 || l < p.steps; l += p.depth {
+				kc := min(p.depth, p.steps-l)
+				panels := p.packed(l, kc, j)
+				if panels == nil {
+					panels = b.b[l*ldc:]
+				}
+				p.sums = nil
+				if j == 0 && !p.Sum.IsZero() {
+					p.sums = b.sums
+				}
+				ap := p.packA(b.a, l, kc, i, mc)
+				ni, nl, nj := i, l+p.depth, j
+				if nl >= p.steps {
+					ni, nl = i+mcMax, 0
+				}
+				if ni >= r.i1 {
+					ni, nj = r.i0, j+ncMax
+				}
+				tiles := blocks(nc, nr) * blocks(mc, mr)
+				p.expect(region{ni, min(ni+mcMax, r.i1), nj, min(nj+ncMax, r.j1)}, nl, nj != j, tiles)
+				if l+p.depth >= p.steps {
+					p.expectResults(region{i, i + mc, j, j + nc}, tiles)
+				}
+				p.tiles(kc, up(mc, mr), ldc, ap, panels, b.tile, ldc, nil, l > 0)
+			}
+			for x := range mc {
+				p.finish(w, b.tile[x*ldc:][:nc], b.row[:nc], i+x, j)
+			}
+		}
+	}
+}
+
+// buffers is a worker's memory for blocks.
+type buffers struct {
+	a, b, tile, row, sums []float32
+}
+
+// buffers returns memory for so many elements of packed B and of results, and
+// for blocks of at most kc steps, mc rows and nc columns.
+func (p *product) buffers(packed, kc, mc, nc, results int) buffers {
+	if p.w.weights != nil {
+		packed = 0
+	}
+	temp := 0
+	if p.half && !p.pairs {
+		temp = kc * max(nc, mc)
+	}
+	sums := mc / p.w.mr * sumLanes
+	buf := p.w.scratch(packed + mc*kc + results + temp + nc + sums + 8*align)
+	b := buffers{b: carve(&buf, packed), a: carve(&buf, mc*kc), tile: carve(&buf, results), row: carve(&buf, nc), sums: carve(&buf, sums)}
+	p.temp = carve(&buf, temp)
+	return b
+}
+
+// packed returns the panels of steps l to l+kc, from column j on, of weights
+// that are kept packed, or nil.
+func (p *product) packed(l, kc, j int) []float32 {
+	if p.w.weights == nil {
+		return nil
+	}
+	return p.w.weights[l*up(p.n, p.w.nr)+j*kc:]
+}
+
+// tiles sets the block c, mc × nc at a distance of ldc, to the product of A's
+// tiles and B's panels, kc deep, or adds it. What the next block packs is
+// fetched meanwhile. One tile is room for those of which c has only a part.
+func (p *product) tiles(kc, mc, nc int, a packedA, panels, c []float32, ldc int, tile []float32, add bool) {
+	w, mr, nr := p.w, p.w.mr, p.w.nr
+	for jj := 0; jj < nc; jj += nr {
+		var b *float32
+		if kc > 0 {
+			b = &panels[jj*kc]
+		}
+		for ii := 0; ii < mc; ii += mr {
+			a0 := at(a.first, ii/mr*a.panel)
+			for i := range p.next {
+				p.next[i].fetch(w.isa)
+			}
+			if ii+mr <= mc && jj+nr <= nc {
+				p.gemm(kc, a0, a.rows, a.steps, b, &c[ii*ldc+jj], ldc, add)
+				continue
+			}
+			p.gemm(kc, a0, a.rows, a.steps, b, &tile[0], nr, false)
+			cols := min(nr, nc-jj)
+			for r := range min(mr, mc-ii) {
+				row, t := c[(ii+r)*ldc+jj:][:cols], tile[r*nr:][:cols]
+				if add {
+					for x, v := range t {
+						row[x] += v
+					}
+				} else {
+					copy(row, t)
+				}
+			}
+		}
+	}
+}
+
+// expect has what the next block packs fetched while the present one computes
+// so many tiles: A's rows, and B's columns if they are others, from step l on.
+// The region is empty after the last block.
+func (p *product) expect(next region, l int, others bool, tiles int) {
+	p.next = [4]coming{}
+	if next.j0 >= next.j1 {
+		return
+	}
+	kc := min(p.depth, p.steps-l)
+	p.next[0] = p.coming(p.A, p.TransA, next.i0, next.i1-next.i0, l, kc, tiles)
+	if p.w.weights == nil && others {
+		p.next[1] = p.coming(p.B, !p.TransB, next.j0, next.j1-next.j0, l, kc, tiles)
+	}
+}
+
+// expectResults has the rows of C and Pre fetched that are written, or read,
+// after so many tiles.
+func (p *product) expectResults(r region, tiles int) {
+	p.next[2] = rowsOf(p.C, r, tiles)
+	if !p.Pre.IsZero() {
+		p.next[3] = rowsOf(p.Pre, r, tiles)
 	}
 }
 
@@ -216,8 +309,14 @@ func (p *product) coming(t kernels.Tensor, trans bool, i, m, l, k, times int) co
 	if m <= 0 || k <= 0 {
 		return coming{}
 	}
-	c := coming{stride: t.Stride * t.Type.Size(), size: k * t.Type.Size(), rows: m, together: blocks(m, times)}
-	if at := i*t.Stride + l; p.half {
+	return rowsOf(t, region{i, i + m, l, l + k}, times)
+}
+
+// rowsOf returns a part of t to be fetched in so many times.
+func rowsOf(t kernels.Tensor, r region, times int) coming {
+	n, size := r.i1-r.i0, t.Type.Size()
+	c := coming{stride: t.Stride * size, size: (r.j1 - r.j0) * size, rows: n, together: blocks(n, times)}
+	if at := r.i0*t.Stride + r.j0; t.Type == kernels.BF16 {
 		c.first = (*byte)(unsafe.Pointer(&t.BF16()[at]))
 	} else {
 		c.first = (*byte)(unsafe.Pointer(&t.F32()[at]))
@@ -237,39 +336,51 @@ func (c *coming) fetch(s *isa) {
 // finish applies bias and activation to v, the columns from j on of row i, and
 // stores them where C is BF16. tmp is as long as v.
 func (o *matMul) finish(w *worker, v, tmp []float32, i, j int) {
-	if o.Act == kernels.GELU && o.C.Type != kernels.BF16 && !o.Bias.IsZero() && !o.Pre.IsZero() {
+	if o.C.Type == kernels.BF16 {
+		o.finishHalf(w, v, tmp, i, j)
+		return
+	}
+	if o.Act == kernels.GELU && !o.Bias.IsZero() && !o.Pre.IsZero() {
 		w.biasGelu(v, o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)], o.Bias.F32()[j:][:len(v)])
 		return
 	}
 	if !o.Bias.IsZero() {
 		w.add(v, o.Bias.F32()[j:][:len(v)])
 	}
-	if o.C.Type != kernels.BF16 {
-		switch o.Act {
-		case kernels.GELU:
-			if !o.Pre.IsZero() {
-				copy(o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)], v)
-			}
-			w.isa.gelu(v, v)
-		case kernels.GELUGrad:
-			w.isa.geluGrad(v, v, o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)])
-		}
-		return
-	}
-	c := o.C.BF16()[i*o.C.Stride+j:][:len(v)]
-	w.narrow(c, v)
 	switch o.Act {
 	case kernels.GELU:
 		if !o.Pre.IsZero() {
-			copy(o.Pre.BF16()[i*o.Pre.Stride+j:][:len(v)], c)
+			copy(o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)], v)
 		}
-		w.widen(v, c)
 		w.isa.gelu(v, v)
-		w.narrow(c, v)
 	case kernels.GELUGrad:
-		w.widen(v, c)
-		w.widen(tmp, o.Pre.BF16()[i*o.Pre.Stride+j:][:len(v)])
-		w.isa.geluGrad(v, v, tmp)
+		w.isa.geluGrad(v, v, o.Pre.F32()[i*o.Pre.Stride+j:][:len(v)])
+	}
+}
+
+func (o *matMul) finishHalf(w *worker, v, tmp []float32, i, j int) {
+	c := o.C.BF16()[i*o.C.Stride+j:][:len(v)]
+	pre := c
+	if !o.Pre.IsZero() {
+		pre = o.Pre.BF16()[i*o.Pre.Stride+j:][:len(v)]
+	}
+	bias := tmp
+	if !o.Bias.IsZero() {
+		bias = o.Bias.F32()[j:][:len(v)]
+	} else if o.Act == kernels.GELU {
+		clear(tmp)
+	}
+	switch {
+	case o.Act == kernels.GELU:
+		w.biasGeluHalf(c, pre, v, bias)
+	case o.Act == kernels.GELUGrad:
+		if !o.Bias.IsZero() {
+			w.add(v, bias)
+		}
+		w.geluGradHalf(c, v, pre)
+	case !o.Bias.IsZero():
+		w.narrowAdd(c, v, bias)
+	default:
 		w.narrow(c, v)
 	}
 }
@@ -313,17 +424,21 @@ func (p *product) whole(t kernels.Tensor, l, kc int) bool {
 	return 2*(l+kc) <= p.k && (t.Stride%2 == 0 || t.Rows == 1)
 }
 
-// packA returns rows i to i+mc, steps l to l+kc of op(A): element (r, s) of a
-// tile is at ap[r·ars + s·acs], and the tiles of mr rows are panel elements
-// apart. Rows, kc steps each, serve where they lie, but in a copy if they are
+// packedA is where a block of op(A) lies: the tiles of mr rows are panel
+// elements apart, a tile's rows and steps as many as their names say.
+type packedA struct {
+	first              *float32
+	rows, steps, panel int
+}
+
+// packA returns rows i to i+mc, steps l to l+kc of op(A). Rows, kc steps each, serve where they lie, but in a copy if they are
 // so far apart that those of a tile compete for fewer than four lines of the
 // first-level cache, each in as many ways as that has.
-func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs, panel int) {
+func (p *product) packA(dst []float32, l, kc, i, mc int) packedA {
 	w, t, mr := p.w, p.A, p.w.mr
 	if kc == 0 {
-		return nil, 0, 0, 0
+		return packedA{}
 	}
-	ap = &dst[0]
 	if p.TransA {
 		switch {
 		case !p.half:
@@ -345,7 +460,7 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 		if p.sums != nil {
 			p.addSums(l, kc, i, mc)
 		}
-		return ap, 1, mr, mr * kc
+		return packedA{&dst[0], 1, mr, mr * kc}
 	}
 	stride := t.Stride
 	var src []float32
@@ -365,12 +480,12 @@ func (p *product) packA(dst []float32, l, kc, i, mc int) (ap *float32, ars, acs,
 	}
 	if src != nil {
 		if (stride < 2*kc || stride%512 != 0) && mc%mr == 0 {
-			return &src[0], stride, 1, mr * stride
+			return packedA{&src[0], stride, 1, mr * stride}
 		}
 		w.copyRows(&dst[0], kc, &src[0], stride, mc, kc)
 	}
 	clear(dst[mc*kc:][:(up(mc, mr)-mc)*kc])
-	return ap, kc, 1, mr * kc
+	return packedA{&dst[0], kc, 1, mr * kc}
 }
 
 // addSums adds the sums of rows i to i+mc of op(A), steps l to l+kc, to Sum.

@@ -45,21 +45,24 @@ func (d *device) find(o *matMul) []float32 {
 	}
 	if !p.valid {
 		_, n, k := (*kernels.MatMul)(o).Dims()
-		grow(&p.data, d.steps(o, k)*up(n, d.nr))
+		steps, depth := d.steps(o, k)
+		grow(&p.data, steps*up(n, d.nr))
 		d.packs.task = packTask{o, p.data}
-		d.each(&d.packs.task, blocks(d.steps(o, k), depth)*blocks(n, blockCols), n*k)
+		d.each(&d.packs.task, blocks(steps, depth)*blocks(n, blockCols), n*k)
 		d.packs.task = packTask{}
 		p.valid = true
 	}
 	return p.data
 }
 
-// steps returns the steps of the inner dimension of o, k elements long.
-func (s *isa) steps(o *matMul, k int) int {
+// steps returns the steps of the inner dimension of o, k elements long, and of
+// its blocks, which are of one size as far as possible.
+func (s *isa) steps(o *matMul, k int) (steps, block int) {
+	limit := depth
 	if o.A.Type == kernels.BF16 && s.gemmPairs != nil {
-		return blocks(k, 2)
+		k, limit = blocks(k, 2), pairsDepth
 	}
-	return k
+	return k, max(1, up(blocks(k, max(1, blocks(k, limit))), 8))
 }
 
 // changed forgets what was packed of memory that t covers.
@@ -86,8 +89,8 @@ type packTask struct {
 func (t *packTask) do(w *worker, u int) {
 	p := t.o.product(w)
 	across := blocks(p.n, blockCols)
-	l, j := u/across*depth, u%across*blockCols
-	kc, nc := min(depth, p.steps-l), min(blockCols, p.n-j)
+	l, j := u/across*p.depth, u%across*blockCols
+	kc, nc := min(p.depth, p.steps-l), min(blockCols, p.n-j)
 	if p.half && !p.pairs {
 		p.temp = w.scratch(kc * nc)
 	}

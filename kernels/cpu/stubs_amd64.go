@@ -59,6 +59,11 @@ func addHalfAVX2(y []float32, x []uint16)
 //go:noescape
 func narrowAVX2(y []uint16, x []float32)
 
+// narrowAddAVX2 sets y to x + b, rounded.
+//
+//go:noescape
+func narrowAddAVX2(y []uint16, x []float32, b []float32)
+
 // geluAVX2 sets y to x·Φ(x).
 //
 //go:noescape
@@ -73,6 +78,16 @@ func biasGeluAVX2(y []float32, pre []float32, b []float32)
 //
 //go:noescape
 func geluGradAVX2(dx []float32, dy []float32, x []float32)
+
+// biasGeluHalfAVX2 sets pre to v = x + b, rounded, and y to v·Φ(v), rounded.
+//
+//go:noescape
+func biasGeluHalfAVX2(y []uint16, pre []uint16, x []float32, b []float32)
+
+// geluGradHalfAVX2 sets dx to dy, rounded, times Φ(x) + x·φ(x), rounded.
+//
+//go:noescape
+func geluGradHalfAVX2(dx []uint16, dy []float32, x []uint16)
 
 // addAVX2 adds x to y.
 //
@@ -239,6 +254,11 @@ func addHalfAVX512(y []float32, x []uint16)
 //go:noescape
 func narrowAVX512(y []uint16, x []float32)
 
+// narrowAddAVX512 sets y to x + b, rounded.
+//
+//go:noescape
+func narrowAddAVX512(y []uint16, x []float32, b []float32)
+
 // geluAVX512 sets y to x·Φ(x).
 //
 //go:noescape
@@ -253,6 +273,16 @@ func biasGeluAVX512(y []float32, pre []float32, b []float32)
 //
 //go:noescape
 func geluGradAVX512(dx []float32, dy []float32, x []float32)
+
+// biasGeluHalfAVX512 sets pre to v = x + b, rounded, and y to v·Φ(v), rounded.
+//
+//go:noescape
+func biasGeluHalfAVX512(y []uint16, pre []uint16, x []float32, b []float32)
+
+// geluGradHalfAVX512 sets dx to dy, rounded, times Φ(x) + x·φ(x), rounded.
+//
+//go:noescape
+func geluGradHalfAVX512(dx []uint16, dy []float32, x []uint16)
 
 // addAVX512 adds x to y.
 //
@@ -348,3 +378,23 @@ func layerNormGradAVX512(dx []float32, dy []float32, x []float32, scale []float3
 //
 //go:noescape
 func adamWAVX512(p []float32, m []float32, v []float32, g []float32, c *[8]float32)
+
+// narrowAVX512BF16 sets y to x, rounded.
+//
+//go:noescape
+func narrowAVX512BF16(y []uint16, x []float32)
+
+// narrowAddAVX512BF16 sets y to x + b, rounded.
+//
+//go:noescape
+func narrowAddAVX512BF16(y []uint16, x []float32, b []float32)
+
+// biasGeluHalfAVX512BF16 sets pre to v = x + b, rounded, and y to v·Φ(v), rounded.
+//
+//go:noescape
+func biasGeluHalfAVX512BF16(y []uint16, pre []uint16, x []float32, b []float32)
+
+// geluGradHalfAVX512BF16 sets dx to dy, rounded, times Φ(x) + x·φ(x), rounded.
+//
+//go:noescape
+func geluGradHalfAVX512BF16(dx []uint16, dy []float32, x []uint16)

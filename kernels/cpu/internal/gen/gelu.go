@@ -14,70 +14,120 @@ import (
 //
 // and the derivative is w = Φ(−t) − t·φ(t) for x < 0, else 1 − w.
 func (g *gen) gelus() {
-	if !g.wide() {
-		var e *exponential
-		var limit reg.VecVirtual
-		lower := func(x reg.VecVirtual) (v, t reg.VecVirtual) {
-			t = g.magnitude(x, limit)
-			h, p := g.tail(e, t)
-			g.VMULPS(p, h, h)
-			return h, t
+	lower, slope := g.geluParts()
+	g.gelu(lower)
+	g.geluGrad(slope)
+	g.roundedGelus()
+}
+
+// part is a function of t = |x|, up to some limit. Its constants are loaded
+// once in a function.
+type part struct {
+	constants func()
+	at        func(x reg.VecVirtual) (v, t reg.VecVirtual)
+}
+
+// geluParts returns Φ(−t) and w.
+func (g *gen) geluParts() (lower, slope part) {
+	if g.wide() {
+		table := func(name string, f func(t float64) float64) part {
+			var p *pieces
+			return part{
+				func() { p = g.pieces(name, f) },
+				func(x reg.VecVirtual) (v, t reg.VecVirtual) { return p.at(x) },
+			}
 		}
-		slope := func(x reg.VecVirtual) (v, t reg.VecVirtual) {
-			t = g.magnitude(x, limit)
-			h, p := g.tail(e, t)
-			g.VFNMADD231PS(g.f(1/math.Sqrt(2*math.Pi)), t, p)
-			g.VMULPS(h, p, p)
-			return p, t
-		}
-		g.gelu(func() { e, limit = g.exponential(), g.r(14) }, lower)
-		g.geluGrad(func() { e, limit = g.exponential(), g.r(14) }, slope)
-		return
-	}
-	var table *pieces
-	use := func(x reg.VecVirtual) (v, t reg.VecVirtual) { return table.at(x) }
-	g.gelu(func() { table = g.pieces("gelu", normalTail) }, use)
-	g.geluGrad(func() {
-		table = g.pieces("geluGrad", func(t float64) float64 {
+		return table("gelu", normalTail), table("geluGrad", func(t float64) float64 {
 			return normalTail(t) - t*math.Exp(-t*t/2)/math.Sqrt(2*math.Pi)
 		})
-	}, use)
+	}
+	var e *exponential
+	var limit reg.VecVirtual
+	constants := func() { e, limit = g.exponential(), g.r(14) }
+	lower = part{constants, func(x reg.VecVirtual) (v, t reg.VecVirtual) {
+		t = g.magnitude(x, limit)
+		h, p := g.tail(e, t)
+		g.VMULPS(p, h, h)
+		return h, t
+	}}
+	slope = part{constants, func(x reg.VecVirtual) (v, t reg.VecVirtual) {
+		t = g.magnitude(x, limit)
+		h, p := g.tail(e, t)
+		g.VFNMADD231PS(g.f(1/math.Sqrt(2*math.Pi)), t, p)
+		g.VMULPS(h, p, p)
+		return p, t
+	}}
+	return lower, slope
 }
 
 // normalTail is Φ(−t).
 func normalTail(t float64) float64 { return math.Erfc(t/math.Sqrt2) / 2 }
 
-func (g *gen) gelu(constants func(), lower func(x reg.VecVirtual) (v, t reg.VecVirtual)) {
-	finish := func(l *lanes, x reg.VecVirtual) {
-		v, t := lower(x)
-		g.VMAXPS(x, g.zero(), x)
-		g.VFNMADD231PS(t, v, x)
-		l.store(x, "y")
-	}
+// toGelu sets x to gelu(x).
+func (g *gen) toGelu(lower part, x reg.VecVirtual) {
+	v, t := lower.at(x)
+	g.VMAXPS(x, g.zero(), x)
+	g.VFNMADD231PS(t, v, x)
+}
+
+// derivative returns gelu'(x).
+func (g *gen) derivative(slope part, x reg.VecVirtual) reg.VecVirtual {
+	p, _ := slope.at(x)
+	one := g.r(1)
+	g.VSUBPS(p, one, one)
+	g.choose(x, p, one, p)
+	return p
+}
+
+func (g *gen) gelu(lower part) {
 	g.text("gelu", "func(y, x []float32)", "sets y to x·Φ(x).")
-	constants()
-	g.each("y x", 1, func(l *lanes) { finish(l, l.load("x")) })
+	lower.constants()
+	g.each("y x", g.chains(), func(l *lanes) {
+		x := l.load("x")
+		g.toGelu(lower, x)
+		l.store(x, "y")
+	})
 	g.text("biasGelu", "func(y, pre, b []float32)", "sets pre to x = y + b, and y to x·Φ(x).")
-	constants()
-	g.each("y pre b", 1, func(l *lanes) {
+	lower.constants()
+	g.each("y pre b", g.chains(), func(l *lanes) {
 		x := l.load("y")
 		g.VADDPS(l.load("b"), x, x)
 		l.store(x, "pre")
-		finish(l, x)
+		g.toGelu(lower, x)
+		l.store(x, "y")
 	})
 }
 
-func (g *gen) geluGrad(constants func(), slope func(x reg.VecVirtual) (v, t reg.VecVirtual)) {
+func (g *gen) geluGrad(slope part) {
 	g.text("geluGrad", "func(dx, dy, x []float32)", "sets dx to dy·(Φ(x) + x·φ(x)).")
-	constants()
-	g.each("dx dy x", 1, func(l *lanes) {
-		x := l.load("x")
-		p, _ := slope(x)
-		one := g.r(1)
-		g.VSUBPS(p, one, one)
-		g.choose(x, p, one, p)
+	slope.constants()
+	g.each("dx dy x", g.chains(), func(l *lanes) {
+		p := g.derivative(slope, l.load("x"))
 		g.VMULPS(l.load("dy"), p, p)
 		l.store(p, "dx")
+	})
+}
+
+// roundedGelus emits the functions with results in BF16.
+func (g *gen) roundedGelus() {
+	lower, slope := g.geluParts()
+	g.text("biasGeluHalf", "func(y, pre []uint16, x, b []float32)", "sets pre to v = x + b, rounded, and y to v·Φ(v), rounded.")
+	lower.constants()
+	g.halves("x b", "y pre", g.chains(), func(l *halfLanes) {
+		x := l.loadFloat("x")
+		g.VADDPS(l.loadFloat("b"), x, x)
+		h := g.round(x)
+		l.storeHalf(h, "pre")
+		v := g.widened(h)
+		g.toGelu(lower, v)
+		l.storeHalf(g.round(v), "y")
+	})
+	g.text("geluGradHalf", "func(dx []uint16, dy []float32, x []uint16)", "sets dx to dy, rounded, times Φ(x) + x·φ(x), rounded.")
+	slope.constants()
+	g.halves("dy", "dx x", g.chains(), func(l *halfLanes) {
+		p := g.derivative(slope, l.loadHalf("x"))
+		g.VMULPS(g.widened(g.round(l.loadFloat("dy"))), p, p)
+		l.storeHalf(g.round(p), "dx")
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/ir"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/pass"
 	"github.com/mmcloughlin/avo/printer"
@@ -41,10 +42,10 @@ func main() {
 func generate() (map[string][]byte, error) {
 	ctx := build.NewContext()
 	ctx.ConstraintExpr("amd64")
-	consts := map[uint32]operand.Mem{}
+	consts, tables := map[uint32]operand.Mem{}, map[string]operand.Mem{}
 	for _, g := range []*gen{
 		{Context: ctx, consts: consts, suffix: "AVX2", width: 8, rows: 6},
-		{Context: ctx, consts: consts, suffix: "AVX512", width: 16, rows: 14, tables: map[string]operand.Mem{}},
+		{Context: ctx, consts: consts, suffix: "AVX512", width: 16, rows: 14, tables: tables},
 	} {
 		g.masks()
 		g.gemm()
@@ -67,6 +68,9 @@ func generate() (map[string][]byte, error) {
 		g.layerNormGrad()
 		g.adamW()
 	}
+	native := &gen{Context: ctx, consts: consts, suffix: "AVX512BF16", width: 16, tables: tables, native: true}
+	native.narrow()
+	native.roundedGelus()
 	f, err := ctx.Result()
 	if err != nil {
 		return nil, err
@@ -105,6 +109,7 @@ type gen struct {
 	consts map[uint32]operand.Mem
 	tables map[string]operand.Mem // of pieces, by name
 	mask   operand.Mem            // AVX2: 8 words of ones, 8 of zeros
+	native bool                   // AVX512-BF16 rounds
 	labels int
 }
 
@@ -203,9 +208,10 @@ func (g *gen) loop(base map[string]reg.GPVirtual, n reg.GPVirtual, unroll int, b
 		g.Label(top)
 		g.CMPQ(rest, operand.U32(uint64(u*g.width)))
 		g.JLT(operand.LabelRef(next))
-		for l.vector = range u {
+		g.interleave(u, func(i int) {
+			l.vector = i
 			body(l)
-		}
+		})
 		g.ADDQ(operand.U32(uint64(u*g.width*4)), i)
 		g.SUBQ(operand.U32(uint64(u*g.width)), rest)
 		g.JMP(operand.LabelRef(top))
@@ -234,6 +240,46 @@ func (g *gen) loop(base map[string]reg.GPVirtual, n reg.GPVirtual, unroll int, b
 	}
 	body(l)
 	g.Label(done)
+}
+
+// interleave emits n bodies, which have no labels. On AVX-512, which has the
+// registers, they take turns with each instruction: a processor looks less far
+// ahead than a chain of instructions that wait for each other is long.
+func (g *gen) interleave(n int, body func(i int)) {
+	file, _ := g.Result()
+	var f *ir.Function // the last
+	for _, s := range file.Sections {
+		if s, ok := s.(*ir.Function); ok {
+			f = s
+		}
+	}
+	begin := len(f.Nodes)
+	var bodies [][]ir.Node
+	for i := range n {
+		at := len(f.Nodes)
+		body(i)
+		bodies = append(bodies, f.Nodes[at:])
+	}
+	if !g.wide() {
+		return
+	}
+	var mixed []ir.Node
+	for i := 0; len(mixed) < len(f.Nodes)-begin; i++ {
+		for _, b := range bodies {
+			if i < len(b) {
+				mixed = append(mixed, b[i])
+			}
+		}
+	}
+	copy(f.Nodes[begin:], mixed)
+}
+
+// chains is how many bodies with long chains are interleaved.
+func (g *gen) chains() int {
+	if g.wide() {
+		return 2
+	}
+	return 1
 }
 
 // lanes is one step of a loop.
