@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """VLMo in PyTorch, to measure vlmo-train against.
 
-Two ways through the same parameters (official state-dict names):
+Three ways through the same parameters (official state-dict names):
 
   plain  one pass for each of text, image, masked pair, own pair, pair with a
          negative image and pair with a negative text, as the original code
@@ -9,10 +9,11 @@ Two ways through the same parameters (official state-dict names):
          [N, N, heads] in every pass, every position decoded, one unfused
          AdamW update a parameter.
   tuned  the four pairs as one batch behind the unimodal passes, image
-         embeddings shared, compiled blocks, of the last block only the rows
-         that a head reads, masked positions decoded only, fused AdamW.
+         embeddings shared, compiled blocks, fused AdamW.
+  trimmed  tuned, and of the last block only the rows that a head reads, and
+         masked positions decoded only: two of vlmo-train's exact savings.
 
-Prints one line of JSON for each run. `--check DIR` instead holds both ways
+Prints one line of JSON for each run. `--check DIR` instead holds all ways
 against a parity case: losses, and the gradient of every parameter.
 
 SPEC sections are those of ARCHITECTURE.md.
@@ -35,6 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 
 CLS, SEP, MASK = 101, 102, 103
+IMPLS = ("plain", "tuned", "trimmed")
 LENGTHS, WORDS, HIDDEN, PIXELS = range(4)  # streams of synthetic data
 
 
@@ -371,8 +373,8 @@ class VLMo(nn.Module):
 
     # The tuned way.
 
-    def compile(self, how, sdpa):
-        self.sdpa = sdpa
+    def compile(self, how, sdpa, trim):
+        self.sdpa, self.trim = sdpa, trim
         self.run = Block.tuned
         if how != "none":
             torch._dynamo.config.cache_size_limit = 256
@@ -388,7 +390,7 @@ class VLMo(nn.Module):
         expert = "imag" if kind == "image" else "text"
         y = x
         for i, b in enumerate(self.transformer.blocks):
-            top = int(i == self.c.depth - 1)
+            top = int(self.trim and i == self.c.depth - 1)
             if i >= self.c.vl_start and vl:
                 y = self.run(b, y if i > self.c.vl_start else x, pad, bias[i], self.keep(b.rate, x), "vl", 0, self.sdpa, top)
             x = self.run(b, x, pad, bias[i], self.keep(b.rate, x), expert, 0, self.sdpa, top)
@@ -411,13 +413,17 @@ class VLMo(nn.Module):
         pad = self.pad(torch.cat((mask, mask.new_ones(4 * n, 1 + self.c.patches)), 1))
         bias = self.bias("pair")
         *lower, top = self.transformer.blocks
-        for i, blk in enumerate(lower):
+        for i, blk in enumerate(lower if self.trim else self.transformer.blocks):
             expert = "vl" if i >= self.c.vl_start else "pair"
             x = self.run(blk, x, pad, bias[i], self.keep(blk.rate, x), expert, t, self.sdpa)
-        text = self.run(top, x[:n], pad[:n], bias[-1], self.keep(top.rate, x[:n]), "vl", t, self.sdpa, t)
-        own = self.run(top, x[n:], pad[n:], bias[-1], self.keep(top.rate, x[n:]), "vl", t, self.sdpa, 1)
-        hidden = self.decode(self.transformer.norm(text.flatten(0, 1)[b.hidden]))
-        mlm = 0.25 * F.cross_entropy(hidden.float(), b.labels.view(-1)[b.hidden])
+        if self.trim:
+            text = self.run(top, x[:n], pad[:n], bias[-1], self.keep(top.rate, x[:n]), "vl", t, self.sdpa, t)
+            own = self.run(top, x[n:], pad[n:], bias[-1], self.keep(top.rate, x[n:]), "vl", t, self.sdpa, 1)
+            text, labels = text.flatten(0, 1)[b.hidden], b.labels.view(-1)[b.hidden]
+        else:
+            text, own, labels = x[:n, :t].flatten(0, 1), x[n:], b.labels.view(-1)
+        hidden = self.decode(self.transformer.norm(text))
+        mlm = 0.25 * F.cross_entropy(hidden.float(), labels, ignore_index=-100)
         match = self.itm_score.fc(self.pool(self.transformer.norm(own))).float()
         return mlm, (itc + itc_vl) / 2, F.cross_entropy(match, self.matching(match))
 
@@ -550,12 +556,12 @@ def bench(a):
     n = a.batch or {"pretrain": 8, "small": 64}.get(a.task, 32)
     pad = c.text if a.pad == "full" else 16
     c.text = pad
-    tuned = a.impl == "tuned"
+    tuned = a.impl != "plain"
     dtype = torch.bfloat16 if a.precision == "bf16" else torch.float32
     torch.manual_seed(1)
     model = VLMo(c)
     if tuned:
-        model.compile(a.compile, a.attention == "sdpa")
+        model.compile(a.compile, a.attention == "sdpa", a.impl == "trimmed")
     clock = time.perf_counter
     if a.clock == "cpu":
         def clock():
@@ -638,12 +644,12 @@ def check(folder, how, sdpa):
         image=inputs["image"], hidden=(inputs["text_labels_mlm"].view(-1) >= 0).nonzero()[:, 0],
         negatives=(inputs["itm_neg_image_idx"].long(), inputs["itm_neg_text_idx"].long()))
     worst = 0.0
-    for impl in ("plain", "tuned"):
+    for impl in IMPLS:
         model = VLMo(c)
         missing, extra = model.load_state_dict({n: w for n, w in weights.items() if n in model.state_dict()}, strict=False)
         if missing:
             sys.exit(f"check: no weights for {missing}{extra}")
-        model.compile(how, sdpa)
+        model.compile(how, sdpa, impl == "trimmed")
         losses = (model.plain_pretrain if impl == "plain" else model.tuned_pretrain)(b)
         sum(losses).backward()
         for name, value in zip(("mlm_loss", "itc_loss", "itm_loss"), losses):
@@ -665,7 +671,7 @@ def check(folder, how, sdpa):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    p.add_argument("--impl", choices=("plain", "tuned"), default="plain")
+    p.add_argument("--impl", choices=IMPLS, default="plain")
     p.add_argument("--task", choices=("pretrain", "embed-image", "embed-text", "small"), default="pretrain")
     p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     p.add_argument("--threads", type=int, default=2)

@@ -59,7 +59,7 @@ class Runner:
             command = [sys.executable, os.path.join(HERE, "peer.py"), "--impl", way]
             shown = ["python3", "bench/cpu/peer.py", "--impl", way]
             preload = ctypes.util.find_library("tcmalloc_minimal")
-            if way == "tuned" and preload:
+            if way != "plain" and preload:
                 env["LD_PRELOAD"] = preload
                 shown.insert(0, "LD_PRELOAD=" + preload)
         arguments = ["--threads" if impl != "vlmo-train" else "-threads", str(threads), *arguments]
@@ -122,7 +122,7 @@ def compare(a, r):
                 got = {i: [] for i in impls_now}
                 for _ in range(a.rounds):
                     for i in impls_now:
-                        warmup = a.warmup + (i == "torch-tuned" and task != "pretrain")
+                        warmup = a.warmup + (i in ("torch-tuned", "torch-trimmed") and task != "pretrain")
                         got[i] += r.run(i, threads, ["--task", task, "--precision", precision, "--warmup", str(warmup),
                                                      "--steps", str(a.steps), "--clock", a.clock])
                 per = {i: [x["batch"] / s for x in got[i] for s in x["seconds"]] for i in impls_now}
@@ -139,7 +139,7 @@ def compare(a, r):
                 sections.append(f"## {task}, {precision}, {threads} thread{'s' * (threads > 1)}, batch {got[impls_now[0]][0]['batch']}\n\n" + table(
                     ["", f"{what}/s", "vlmo-train is × as fast", "own GEMM peak, GFLOP/s", "share of it", "peak RSS, GiB"], rows))
     note = ("Medians over the counted steps of all rounds, with the extremes. The peak is the fastest 2048³ product of the same "
-            "process. Shares count the products that are done, padding included, and for both peers those of the plain one.")
+            "process. Shares count the products that are done, padding included, and for all peers those of the plain one.")
     return [note] + sections
 
 
@@ -233,7 +233,7 @@ def main():
     p.add_argument("--skip-ours", nargs="*", choices=("fp32", "bf16"), default=[], help="precisions to measure the peers in alone")
     p.add_argument("--tasks", nargs="+", choices=("pretrain", "small", "embed-image", "embed-text"),
                    default=["pretrain", "small", "embed-image", "embed-text"])
-    p.add_argument("--peers", nargs="*", choices=("plain", "tuned"), default=["plain", "tuned"])
+    p.add_argument("--peers", nargs="*", choices=("plain", "tuned", "trimmed"), default=["plain", "tuned", "trimmed"])
     p.add_argument("--warmup", type=int, default=1)
     p.add_argument("--steps", type=int, default=1, help="that count, in each round")
     p.add_argument("--models", nargs="+", default=["base", "base_plus", "large"])

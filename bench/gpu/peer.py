@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pre-training of VLMo in PyTorch on a GPU, to measure vlmo-train against.
 
-The tuned way of ../cpu/peer.py, which `--check` holds against the original:
+The trimmed way of ../cpu/peer.py, which `--check` holds against the original:
 bfloat16 under autocast, scaled_dot_product_attention with the position bias as
 its mask, compiled blocks, fused AdamW, captions padded to the longest. The
 numbers are those of `bench/cpu -device cuda`; a step's time begins with its
@@ -57,7 +57,7 @@ def main():
     c = peer.Config(**shape)
     before = peer.peak(torch.bfloat16, clock, a.gemm, device)
     model = peer.VLMo(c).to(device)
-    model.compile(a.compile, sdpa=True)
+    model.compile(a.compile, sdpa=True, trim=True)
     opt = peer.optimizer(model, tuned=True)
 
     def step(b):

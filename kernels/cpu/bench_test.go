@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"sort"
 	"testing"
 	"time"
 
@@ -267,6 +268,62 @@ func BenchmarkMatMulBF16(b *testing.B) {
 				}
 				bench(b, l, o)
 			})
+		})
+	}
+}
+
+// BenchmarkMatMulCold is the products of a block of a model with 192 features
+// over 12,288 rows, each time with other operands, which no cache holds.
+func BenchmarkMatMulCold(b *testing.B) {
+	const rows, d, hidden, sets = 12288, 192, 768, 4
+	l := newLab(b, 2, "")
+	type set struct{ x, h, pre, w, b, dw kernels.Tensor }
+	var all [sets]set
+	for i := range all {
+		all[i] = set{l.normal(rows, d), l.normal(rows, hidden), l.normal(rows, hidden), l.normal(hidden, d), l.normal(1, hidden), l.normal(hidden, d)}
+	}
+	square := l.normal(d, d)
+	qkv := func(t kernels.Tensor, n int) kernels.Tensor { t.Cols = n; return t }
+	for _, c := range []struct {
+		name string
+		op   func(s *set) *kernels.MatMul
+	}{
+		{"fc1", func(s *set) *kernels.MatMul {
+			return &kernels.MatMul{A: s.x, B: s.w, TransB: true, C: s.h, Bias: s.b, Act: kernels.GELU, Pre: s.pre}
+		}},
+		{"qkv", func(s *set) *kernels.MatMul {
+			w := s.w
+			w.Rows = 3 * d
+			return &kernels.MatMul{A: s.x, B: w, TransB: true, C: qkv(s.h, 3*d)}
+		}},
+		{"fc2", func(s *set) *kernels.MatMul { return &kernels.MatMul{A: s.h, B: s.w, C: s.x} }},
+		{"proj", func(s *set) *kernels.MatMul {
+			return &kernels.MatMul{A: s.x, B: square, C: s.pre.Reshape(rows*hidden/d, d).Slice(0, rows)}
+		}},
+		{"fc2/data", func(s *set) *kernels.MatMul {
+			return &kernels.MatMul{A: s.x, B: s.w, TransB: true, C: s.h, Act: kernels.GELUGrad, Pre: s.pre}
+		}},
+		{"fc1/data", func(s *set) *kernels.MatMul { return &kernels.MatMul{A: s.h, B: s.w, C: s.x} }},
+		{"fc1/weight", func(s *set) *kernels.MatMul {
+			return &kernels.MatMul{A: s.h, TransA: true, B: s.x, C: s.dw, Accumulate: true, Sum: s.b}
+		}},
+		{"fc2/weight", func(s *set) *kernels.MatMul {
+			return &kernels.MatMul{A: s.x, TransA: true, B: s.h, C: s.dw.Reshape(d, hidden), Accumulate: true}
+		}},
+		{"proj/weight", func(s *set) *kernels.MatMul {
+			return &kernels.MatMul{A: s.x, TransA: true, B: s.pre.Reshape(rows*hidden/d, d).Slice(0, rows), C: square, Accumulate: true}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var took []float64
+			for i := 0; b.Loop(); i++ {
+				op := c.op(&all[i%sets])
+				start := time.Now()
+				l.run(op)
+				took = append(took, time.Since(start).Seconds())
+			}
+			sort.Float64s(took)
+			b.ReportMetric(float64(c.op(&all[0]).FLOPs())/took[len(took)/2]/1e9, "GFLOP/s")
 		})
 	}
 }
