@@ -63,7 +63,7 @@ const (
 
 // spins is how often a goroutine looks for news before it parks: some
 // microseconds, longer than the time between two ops.
-const spins = 5000
+const spins = 200000
 
 func newPool(s *isa, threads int) *pool {
 	p := &pool{done: make(chan struct{}, 1), shared: shared{threads: threads}}
