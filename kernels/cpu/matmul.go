@@ -37,20 +37,22 @@ func (d *device) matMul(o *matMul) {
 // minProduct is how many multiplications repay a further thread.
 const minProduct = 1 << 20
 
-// cut finds a grid of at most threads rectangles whose largest is smallest,
-// and among those the one with the shortest edges, since each thread packs
-// its own part of A and B.
+// packCost is how many multiplications take as long as packing an element.
+const packCost = 16
+
+// cut finds a grid of at most threads rectangles whose largest takes least:
+// its multiplications, and packing its own part of A and B.
 func (s *isa) cut(m, n, threads int) split {
 	mt, nt := blocks(m, s.mr), blocks(n, s.nr)
 	var best split
-	bestArea, bestEdge := 0, 0
+	least := 0
 	for r := 1; r <= min(threads, mt); r++ {
 		c := min(threads/r, nt)
 		h, w := blocks(mt, r), blocks(nt, c)
-		area, edge := h*w, h*s.mr+w*s.nr
-		if r == 1 || area < bestArea || area == bestArea && edge < bestEdge {
-			bestArea, bestEdge = area, edge
-			best = split{blocks(mt, h), blocks(nt, w), h * s.mr, w * s.nr}
+		rows, cols := h*s.mr, w*s.nr
+		if cost := rows*cols + packCost*(rows+cols); r == 1 || cost < least {
+			least = cost
+			best = split{blocks(mt, h), blocks(nt, w), rows, cols}
 		}
 	}
 	return best
