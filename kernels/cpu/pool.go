@@ -61,8 +61,9 @@ const (
 	parked
 )
 
-// spins is how often a goroutine looks for news before it parks: some
-// microseconds, longer than the time between two ops.
+// spins is how often a goroutine looks for news before it parks: some hundred
+// microseconds. That is longer than the time between two ops or the difference
+// of two workers' shares, and waking a thread takes about as long.
 const spins = 200000
 
 func newPool(s *isa, threads int) *pool {
