@@ -213,6 +213,14 @@ func TestDecodeErrors(t *testing.T) {
 	if _, err := Load("testdata/absent.png", Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
+	// A WebP file that lacks its last frames is no whole file, though the first is
+	// there.
+	data := readFile(t, filepath.Join(own, "images", "webp_animated.webp"))
+	for _, n := range []int{len(data) - 1, len(data) * 2 / 3} {
+		if _, err := Decode(data[:n], Options{}); err == nil || !strings.Contains(err.Error(), "truncated") {
+			t.Errorf("webp_animated.webp cut to %d of %d bytes: %v", n, len(data), err)
+		}
+	}
 	// Every prefix of a file of every format, up to its picture data.
 	for _, name := range []string{"png_palette_4bit.png", "jpeg_8x8.jpg", "gif_interlaced.gif", "webp_lossy_alpha.webp", "webp_animated.webp", "bmp_8.bmp"} {
 		data := readFile(t, filepath.Join(own, "images", name))

@@ -16,8 +16,9 @@ type Box struct {
 // Resize returns src resized to w×h, equal to Pillow's
 // Image.resize((w, h), BICUBIC) to the byte: cubic convolution (a = -0.5) whose
 // support grows with the factor of shrinking, horizontally and then vertically,
-// in 22-bit fixed point, rounded to 8 bits between. (From some version after 9.4
-// on, Pillow goes vertically first where a picture gets wider and lower.)
+// in 22-bit fixed point, rounded to 8 bits between. That is Pillow up to 12, which
+// the original was trained with; Pillow 13 goes vertically first at some sizes,
+// mostly where height shrinks more than width.
 func Resize(src *Image, w, h int) (*Image, error) {
 	if err := src.check("source"); err != nil {
 		return nil, err

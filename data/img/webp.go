@@ -22,8 +22,12 @@ type webpFrame struct {
 }
 
 // scanWebP walks the chunks of a RIFF file up to its first picture, into the
-// first frame of an animation. The alpha of a lossy picture is passed over.
+// first frame of an animation. The alpha of a lossy picture is passed over. A
+// file that is shorter than it says is refused, whatever it lacks, as by libwebp.
 func scanWebP(data []byte) (f webpFrame, err error) {
+	if n := uint64(binary.LittleEndian.Uint32(data[4:])); n > uint64(len(data)-8) {
+		return f, fmt.Errorf("truncated: file of %d bytes, %d are there", n+8, len(data))
+	}
 	u24 := func(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
 	for rest := data[12:]; len(rest) >= 8; {
 		id, n := string(rest[:4]), uint64(binary.LittleEndian.Uint32(rest[4:]))
