@@ -356,8 +356,8 @@ func (d *Rows) fill(r *record, fields *[numFields][]any, question int, pictures 
 		if r.Regions, err = regions(fields); err != nil {
 			return err
 		}
-		if len(r.Regions) != len(r.Captions) {
-			return fmt.Errorf("%d regions for %d captions", len(r.Regions), len(r.Captions))
+		if r.Regions, err = described(r.Regions, fields[fieldCaptions]); err != nil {
+			return err
 		}
 	}
 	if pictures {
@@ -431,6 +431,28 @@ func regions(fields *[numFields][]any) ([]Region, error) {
 		}
 	}
 	return list, nil
+}
+
+// described returns those of list, a region for each caption of the columns, that
+// have a caption: blank ones are not among an example's.
+func described(list []Region, columns []any) (kept []Region, err error) {
+	n := 0
+	for _, column := range columns {
+		for _, caption := range listOf(column) {
+			texts, err := stringsOf(caption)
+			if err != nil {
+				return nil, fmt.Errorf("captions: %w", err)
+			}
+			if n < len(list) && len(texts) == 1 {
+				kept = append(kept, list[n])
+			}
+			n++
+		}
+	}
+	if n != len(list) {
+		return nil, fmt.Errorf("%d regions for %d captions", len(list), n)
+	}
+	return kept, nil
 }
 
 // ask sets r's question, number k of its row.

@@ -149,15 +149,15 @@ func testTable(t *testing.T, path string, want tableExpectation) {
 			}
 		}
 		if row["x"] != nil {
-			for m, r := range e.Regions {
-				for column, got := range map[string]int64{"x": r.X, "y": r.Y, "width": r.Width, "height": r.Height} {
-					if w := row[column].([]any)[m]; w != float64(got) {
-						t.Errorf("row %d: region %d: %s is %d, want %v", k, m, column, got, w)
-					}
+			var want []Region
+			for m, caption := range listOf(row["caption"]) {
+				if s, ok := caption.(string); ok && strings.TrimSpace(s) != "" { // a region without words is none
+					at := func(column string) int64 { return int64(row[column].([]any)[m].(float64)) }
+					want = append(want, Region{at("x"), at("y"), at("width"), at("height")})
 				}
 			}
-			if len(e.Regions) != len(row["x"].([]any)) {
-				t.Errorf("row %d: %d regions", k, len(e.Regions))
+			if !reflect.DeepEqual(e.Regions, want) {
+				t.Errorf("row %d: regions %v, want %v", k, e.Regions, want)
 			}
 		} else if e.Regions != nil {
 			t.Errorf("row %d: regions %v", k, e.Regions)
@@ -284,6 +284,27 @@ func TestEmptyTable(t *testing.T) {
 	}
 	if d, ok := AsDataset(s); !ok || d.Len() == 0 {
 		t.Error("no examples")
+	}
+}
+
+// A region without words is none, and the others keep their places.
+func TestBlankRegion(t *testing.T) {
+	root := write(t, "images/VG_100K/1.jpg", string(picture(t, 2, 1, 7)), "annotations/region_descriptions.json", `[{"regions": [
+		{"image_id": 1, "phrase": "one", "x": 1, "y": 2, "width": 3, "height": 4},
+		{"image_id": 1, "phrase": " ", "x": 5, "y": 6, "width": 7, "height": 8},
+		{"image_id": 1, "phrase": "two", "x": 9, "y": 10, "width": 11, "height": 12}]}]`)
+	out := t.TempDir()
+	if err := Convert(t.Context(), Conversion{Format: FormatVG, Root: root, Out: out}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenArrow(Options{Path: filepath.Join(out, "vg.arrow")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	e, err := d.Example(0)
+	if err != nil || !reflect.DeepEqual(e.Captions, []string{"one", "two"}) || !reflect.DeepEqual(e.Regions, []Region{{1, 2, 3, 4}, {9, 10, 11, 12}}) {
+		t.Errorf("%q, %v, %v", e.Captions, e.Regions, err)
 	}
 }
 

@@ -74,7 +74,7 @@ func TestJSONEqualsList(t *testing.T) {
 	if !slices.Equal(tok.tokens, want.tokens) || tok.special != want.special {
 		t.Error("tokens differ")
 	}
-	for _, c := range readCases(t) {
+	for _, c := range readCases(t, filepath.Join(fixtures(), "wordpiece")) {
 		if got, want := tok.Encode(c.Text), want.Encode(c.Text); !slices.Equal(got, want) {
 			t.Errorf("case %d: %v, want %v", c.ID, got, want)
 		}

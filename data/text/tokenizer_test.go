@@ -43,8 +43,8 @@ type wordPieceCase struct {
 	SlowTrunc  []int32  `json:"slow_trunc40"`
 }
 
-func readCases(t testing.TB) []wordPieceCase {
-	f, err := os.Open(filepath.Join(fixtures(), "wordpiece", "cases.jsonl"))
+func readCases(t testing.TB, folder string) []wordPieceCase {
+	f, err := os.Open(filepath.Join(folder, "cases.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +66,27 @@ func readCases(t testing.TB) []wordPieceCase {
 
 // Every line of the fixture, made with Hugging Face's tokenizers.
 func TestHuggingFace(t *testing.T) {
-	tok := BertBaseUncased()
-	for _, c := range readCases(t) {
+	testCases(t, BertBaseUncased(), readCases(t, filepath.Join(fixtures(), "wordpiece")))
+}
+
+// The same with another vocabulary, as text and as tokenizers saved it.
+func TestHuggingFaceVocabulary(t *testing.T) {
+	dir := filepath.Join(fixtures(), "wordpiece", "other")
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip("the fixtures have no other vocabulary")
+	}
+	for _, name := range []string{"vocab.txt", "tokenizer.json"} {
+		tok, err := LoadVocab(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		testCases(t, tok, readCases(t, dir))
+	}
+}
+
+func testCases(t *testing.T, tok *Tokenizer, cases []wordPieceCase) {
+	t.Helper()
+	for _, c := range cases {
 		ids, spans := tok.EncodeSpans(c.Text)
 		if again := tok.Encode(c.Text); !slices.Equal(ids, again) {
 			t.Errorf("case %d (%s): Encode = %v, EncodeSpans = %v", c.ID, c.Cat, again, ids)
@@ -382,7 +401,7 @@ func checkSpans(t *testing.T, s string, ids []int32, spans []Span) {
 }
 
 func FuzzEncode(f *testing.F) {
-	for i, c := range readCases(f) {
+	for i, c := range readCases(f, filepath.Join(fixtures(), "wordpiece")) {
 		if i%7 == 0 {
 			f.Add(c.Text)
 		}
@@ -407,7 +426,7 @@ func FuzzEncode(f *testing.F) {
 
 func TestConcurrent(t *testing.T) {
 	tok := BertBaseUncased()
-	cases := readCases(t)
+	cases := readCases(t, filepath.Join(fixtures(), "wordpiece"))
 	want := make([][]int32, len(cases))
 	for i, c := range cases {
 		want[i] = tok.Encode(c.Text)
