@@ -54,8 +54,10 @@ func picturesOf(t *testing.T, d recorder, i int) (sums [2]any) {
 // readable reports whether a row of a caption table can be an example.
 func readable(row tableRow) bool {
 	v := row["image"]
-	if m, ok := v.(map[string]any); ok && m["path"] != nil {
-		v = m["bytes"]
+	if m, ok := v.(map[string]any); ok {
+		if bytes, ok := m["bytes"]; ok {
+			v = bytes
+		}
 	}
 	m, ok := v.(map[string]any)
 	if !ok {

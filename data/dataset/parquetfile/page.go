@@ -52,15 +52,17 @@ func (f *File) scan(group, leaf int) (*chunk, error) {
 	}
 	c := new(chunk)
 	cells := 0
+	length := 0 // of the last header
 	for int64(cells) < meta.NumValues {
 		if offset >= end {
 			return nil, fmt.Errorf("pages of %d values, want %d", cells, meta.NumValues)
 		}
 		p := page{firstCell: cells}
-		n, err := f.header(&p.header, offset, end)
+		n, err := f.header(&p.header, offset, end, length)
 		if err != nil {
 			return nil, fmt.Errorf("the page header at byte %d: %w", offset, err)
 		}
+		length = n
 		p.offset = offset + int64(n)
 		h := &p.header
 		size, whole := int64(h.CompressedPageSize), int64(h.UncompressedPageSize)
@@ -101,12 +103,15 @@ func (f *File) scan(group, leaf int) (*chunk, error) {
 	return c, nil
 }
 
-// header reads a page header that begins at offset and returns its length.
-func (f *File) header(h *format.PageHeader, offset, end int64) (int, error) {
+// header reads a page header that begins at offset and returns its length. last
+// is the length of the one before.
+func (f *File) header(h *format.PageHeader, offset, end int64, last int) (int, error) {
 	// Headers take some 30 bytes, but for statistics that repeat whole values.
-	for size := int64(256); ; size *= 16 {
-		b := make([]byte, min(size, end-offset))
-		if _, err := f.r.ReadAt(b, offset); err != nil {
+	var b []byte
+	for size := int64(max(256, last)); ; size += size / 2 {
+		n := len(b)
+		b = append(b, make([]byte, min(size, end-offset)-int64(n))...)
+		if _, err := f.r.ReadAt(b[n:], offset+int64(n)); err != nil {
 			return 0, bare(err)
 		}
 		n, err := unmarshal(b, h)
