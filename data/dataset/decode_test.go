@@ -15,8 +15,8 @@ import (
 // orientation 6, and a 16-bit gray one.
 func TestDecodeOptions(t *testing.T) {
 	paths := [2]string{
-		filepath.Join(fixture.Dir("images"), "jpeg_exif6.jpg"),
-		filepath.Join(fixture.Dir("images"), "png_gray16.png"),
+		filepath.Join(fixture.Own("images"), "jpeg_exif6.jpg"),
+		filepath.Join(fixture.Own("images"), "png_gray16.png"),
 	}
 	var pictures [2]string
 	for k, path := range paths {

@@ -274,7 +274,7 @@ func TestRawVQA(t *testing.T) {
 
 // Normalised look-up finds an answer for every question that raw look-up does.
 func TestVQANormalized(t *testing.T) {
-	o := Options{Path: filepath.Join(fixture.Dir("raw"), "vqa"), Split: "train"}
+	o := Options{Path: filepath.Join(fixture.Own("raw"), "vqa"), Split: "train"}
 	raw, err := OpenVQA(o)
 	if err != nil {
 		t.Fatal(err)

@@ -318,7 +318,7 @@ func TestSplitOfNoSplits(t *testing.T) {
 }
 
 func TestRowsColumns(t *testing.T) {
-	path := filepath.Join(fixture.Dir("parquet"), "list-00000-of-00001.parquet")
+	path := filepath.Join(fixture.Own("parquet"), "list-00000-of-00001.parquet")
 	for _, c := range []struct {
 		columns Columns
 		want    string

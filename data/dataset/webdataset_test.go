@@ -17,18 +17,10 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"vlmo-train/data/dataset/internal/fixture"
 	"vlmo-train/data/dataset/internal/tarfile"
 	"vlmo-train/data/img"
 )
-
-// fixtureDir is a folder of files and results of the real tools.
-func fixtureDir(name string) string {
-	root := os.Getenv("VLMO_FIXTURES")
-	if root == "" {
-		root = "../../testdata/fixtures"
-	}
-	return filepath.Join(root, name)
-}
 
 // wdExpected is what the webdataset library reads of a shard.
 type wdExpected struct {
@@ -41,7 +33,7 @@ type wdExpected struct {
 
 func webdatasetFixtures(t *testing.T) map[string]wdExpected {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(fixtureDir("webdataset"), "expected.json"))
+	b, err := os.ReadFile(filepath.Join(fixture.Dir("webdataset"), "expected.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +79,7 @@ func wdMembers(t *testing.T, path string) (keys []string, samples []map[string][
 // Members of the shards are those that the library wrote.
 func TestWebDatasetMembers(t *testing.T) {
 	for name, want := range webdatasetFixtures(t) {
-		path := filepath.Join(fixtureDir("webdataset"), name)
+		path := filepath.Join(fixture.Dir("webdataset"), name)
 		keys, samples, damage := wdMembers(t, path)
 		if truncated := want.MinSamples > 0; truncated != (damage != nil) {
 			t.Errorf("%s: %v", name, damage)
@@ -173,7 +165,7 @@ func readAll(t *testing.T, s Sharded) (list []Example, bad []error) {
 // Examples are those of the fixtures that have a picture and a text.
 func TestWebDatasetExamples(t *testing.T) {
 	for name, want := range webdatasetFixtures(t) {
-		path := filepath.Join(fixtureDir("webdataset"), name)
+		path := filepath.Join(fixture.Dir("webdataset"), name)
 		var columns Columns
 		caption := "txt"
 		for _, w := range want.Samples {
@@ -272,11 +264,8 @@ func zstandard(t testing.TB, b []byte) []byte {
 // testdata/000000.tar.zst is the fixture of that name, compressed by the
 // command zstd 1.5.4 (-19).
 func TestWebDatasetZstandard(t *testing.T) {
-	if os.Getenv("VLMO_FIXTURES") != "" {
-		t.Skip("the file is of the own fixtures")
-	}
 	packed := filepath.Join("testdata", "000000.tar.zst")
-	plain := filepath.Join(fixtureDir("webdataset"), "000000.tar")
+	plain := filepath.Join(fixture.Own("webdataset"), "000000.tar")
 	var want []Example
 	for _, path := range []string{plain, packed} {
 		d, err := OpenSet(Options{}, path)

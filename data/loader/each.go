@@ -104,33 +104,41 @@ type substitutes struct {
 	b    *Batch
 	from spot // the example
 	run  int  // in b.runs, whose window it takes them from after from's own; -1 for that
-	step int  // batches on from there
+	step int  // batches on from the first that is asked for
 }
 
 // next returns the next substitute; false when there are no more.
 func (s *substitutes) next() (w *window, i int, ok bool) {
 	for ; s.run < len(s.b.runs); s.run, s.step = s.run+1, 0 {
-		w, start := s.from.w, s.from.at
+		w, start := s.from.w, s.from.at+s.b.stride
 		if s.run >= 0 {
 			// The windows that the rest of the batch is from.
 			if w = s.b.runs[s.run].w; w == s.from.w {
 				continue
 			}
-			start = s.from.at % w.len()
+			start = s.from.at
 		}
 		n := w.len()
-		// Steps of a batch alone come back to the same few examples where
-		// batch and n have a common divisor: each time around goes one further.
+		// Steps of a batch come back to where they began after n of them, or
+		// n over the common divisor: then they go on one further, so that all
+		// examples have their turn, each once.
+		round := n / gcd(n, s.b.stride)
 		for s.step < n {
+			at := (start + s.step*s.b.stride + s.step/round) % n
 			s.step++
-			walked := s.step * s.b.stride
-			at := (start + walked + walked/n) % n
 			if s.b.allows(w, at) {
 				return w, w.order[at], true
 			}
 		}
 	}
 	return nil, 0, false
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // allows reports whether place at of w may replace an example: neither it nor,

@@ -441,6 +441,16 @@ func TestEachGivesUp(t *testing.T) {
 	if err := b.Each(put); !errors.As(err, &bad) || len(b.bad) != maxTries+1 {
 		t.Errorf("%v after %d examples", err, len(b.bad))
 	}
+	// The one example that is not in the batch is found, whatever the sizes.
+	for n := 2; n < 20; n++ {
+		for place := range n - 1 {
+			b, _ = next(t, mustSampler(t, SamplerConfig{Sources: []Source{{Set: dataset.Whole(badSet{numberSet(n), map[int]bool{place: true}})}}, Batch: n - 1, InOrder: true}))
+			b.maxBad = 1
+			if err := b.Each(put); err != nil || b.Indices[place] != n-1 {
+				t.Errorf("%d of %d examples, %d is bad: %v, %v", n-1, n, place, b.Indices, err)
+			}
+		}
+	}
 	// What is wrong with an example may be found out when it is put.
 	b, _ = next(t, mustSampler(t, SamplerConfig{Sources: numbers(12), Batch: 4, InOrder: true}))
 	b.maxBad = 1
