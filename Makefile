@@ -3,7 +3,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cuda test-cuda mutants gpu-check test turbo race isa lint arm64 generate bench demo verify ci clean
+.PHONY: help build cuda test-cuda mutants gpu-check test fixtures turbo race isa lint arm64 generate bench demo verify ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ gpu-check: ## build/gpu-check.tar.xz, which checks and measures a machine with a
 
 test: ## all tests
 	CGO_ENABLED=0 go test ./...
+
+fixtures: ## the tests with fixtures that the real tools write from SEEDS (needs PYTHON, PYTHON_TORCH: see scripts/fixtures.sh)
+	scripts/fixtures.sh $(SEEDS)
 
 turbo: ## the tests of data/img with libjpeg-turbo (needs a C compiler, pkg-config and libturbojpeg0-dev)
 	CGO_ENABLED=1 go test -tags turbo ./data/img/...
