@@ -390,13 +390,18 @@ func captions(lines []struct{ Image, Caption string }, image string) (list []str
 
 // The vocabulary of the raw set is found in its Arrow files.
 func TestAnswersOf(t *testing.T) {
-	raw, err := AnswersOf(openRaw(t, FormatVQA, "train"))
+	set, err := OpenVQA(Options{Path: filepath.Join(fixture.Own("raw"), "vqa"), Split: "train"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	raw, err := AnswersOf(set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var tables []Dataset
 	for _, name := range []string{"vqav2_train.arrow", "vqav2_val.arrow"} {
-		d, err := OpenArrow(Options{Path: filepath.Join(fixture.Dir("arrow"), name)})
+		d, err := OpenArrow(Options{Path: filepath.Join(fixture.Own("arrow"), name)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,10 +20,7 @@ import (
 // one.
 func formatSets(t *testing.T) map[dataset.Format]dataset.Sharded {
 	t.Helper()
-	fixtures := os.Getenv("VLMO_FIXTURES")
-	if fixtures == "" {
-		fixtures = "../../testdata/fixtures"
-	}
+	const fixtures = "../../testdata/fixtures"
 	raw := filepath.Join(fixtures, "raw")
 
 	// Pictures in folders, with a caption beside each.
@@ -36,7 +33,7 @@ func formatSets(t *testing.T) map[dataset.Format]dataset.Sharded {
 	}
 	var csv, lines strings.Builder
 	fmt.Fprintln(&csv, "image,caption")
-	images, err := filepath.Glob("../../testdata/fixtures/images/jpeg_4*.jpg")
+	images, err := filepath.Glob(filepath.Join(fixtures, "images", "jpeg_4*.jpg"))
 	if err != nil || len(images) < 3 {
 		t.Fatalf("%d pictures, %v", len(images), err)
 	}
