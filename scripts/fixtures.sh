@@ -22,8 +22,9 @@ for seed; do
   packages=()
   if [ -n "${PYTHON:-}" ]; then
     "$PYTHON" -W ignore scripts/fixtures "$tmp" --seed "$seed" \
-      --only images,randaugment,wordpiece,wholeword,vqaeval,raw,arrow,parquet,webdataset >/dev/null
+      --only images,randaugment,wordpiece,wholeword,vqaeval,raw,arrow,parquet,webdataset,safetensors >/dev/null
     packages+=(./data/...)
+    VLMO_FIXTURES=$tmp CGO_ENABLED=0 go test -count=1 -run TestSafetensorsFixtures ./weights
   fi
   if [ -n "${PYTHON_TORCH:-}" ]; then
     "$PYTHON_TORCH" -W ignore scripts/fixtures "$tmp" --seed "$seed" --only torchzip >/dev/null

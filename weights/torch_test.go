@@ -2,6 +2,7 @@ package weights
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,6 +138,41 @@ func TestTorchFixtures(t *testing.T) {
 	}
 	if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
 		t.Errorf("a file of the fixtures was run: %v, %v", left, err)
+	}
+}
+
+// TestSafetensorsFixtures reads what the safetensors package wrote, whole and in
+// shards.
+func TestSafetensorsFixtures(t *testing.T) {
+	dir := fixtures(t, "safetensors")
+	text, err := os.ReadFile(filepath.Join(dir, "expected.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("the fixtures have no safetensors")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]struct {
+		DType  string
+		Shape  []int
+		SHA256 string
+	}
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"whole.safetensors", "sharded", "sharded/model.safetensors.index.json"} {
+		got, err := readBack(t, filepath.Join(dir, filepath.FromSlash(name)), Open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != len(want) || len(want) == 0 {
+			t.Errorf("%s: %d tensors, want %d", name, len(got), len(want))
+		}
+		for key, w := range want {
+			if g := got[key]; g.DType != w.DType || !slices.Equal(g.Shape, w.Shape) || fmt.Sprintf("%x", sha256.Sum256(g.Data)) != w.SHA256 {
+				t.Errorf("%s: %s is %s %v, want %s %v, or other values", name, key, g.DType, g.Shape, w.DType, w.Shape)
+			}
+		}
 	}
 }
 
