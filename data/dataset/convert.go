@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -92,7 +93,8 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 	// rows is a function of a row's number; it is not called for an empty split.
 	var rows func(i int) ([]any, error)
 	var n int
-	var set io.Closer
+	var sets []io.Closer
+	defer func() { closeAll(sets...) }() // they were only read
 	var columns []arrowfile.Column
 	var name string
 	var err error
@@ -107,7 +109,7 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 			d, err = openKarpathy(o, f30kFile, f30kImages, []string{split})
 		}
 		if err == nil {
-			set, n, rows = d, d.Len(), captionRows(d, split)
+			sets, n, rows = append(sets, d), d.Len(), captionRows(d, split)
 		}
 	case FormatGCC, FormatSBU:
 		name, columns, shard = "sbu_%d", captioned, shardRows
@@ -117,7 +119,7 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 		}
 		var d *Listed
 		if d, err = open(o); err == nil {
-			set, n, rows = d, d.Len(), captionRows(d, split)
+			sets, n, rows = append(sets, d), d.Len(), captionRows(d, split)
 		}
 	case FormatVG:
 		name = "vg"
@@ -125,7 +127,7 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 			list("x", "int64"), list("y", "int64"), text("image_id")}
 		var d *VG
 		if d, err = OpenVG(o); err == nil {
-			set, n, rows = d, d.Len(), vgRows(d)
+			sets, n, rows = append(sets, d), d.Len(), vgRows(d)
 		}
 	case FormatNLVR2:
 		name = "nlvr2_" + split
@@ -133,7 +135,10 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 			list("answers", "string"), text("identifier")}
 		var d *NLVR2
 		if d, err = OpenNLVR2(o); err == nil {
-			set, n, rows = d, len(d.pairs.first), nlvr2Rows(d)
+			var pairs *grouped
+			n = d.pairs
+			rows, pairs, err = nlvr2Rows(d)
+			sets = append(sets, d, pairs)
 		}
 	case FormatVQA:
 		name = "vqav2_" + split
@@ -145,8 +150,8 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 			list("answer_scores", scores), {Name: "image_id", Type: "int64"}, list("question_id", "int64"), text("split")}
 		var d *VQA
 		if d, err = OpenVQA(o); err == nil {
-			set = d
-			n, rows = vqaRows(d, split)
+			sets = append(sets, d)
+			n, rows, err = vqaRows(d, split)
 		}
 	case FormatWikiBK:
 		return c.wikibk(ctx)
@@ -157,9 +162,6 @@ func (c *Conversion) split(ctx context.Context, split string) error {
 	}
 	if err != nil {
 		return err
-	}
-	if set != nil {
-		defer set.Close()
 	}
 	if shard == 0 {
 		return c.write(ctx, name, columns, 0, n, rows)
@@ -249,45 +251,74 @@ func vgRows(d *VG) func(i int) ([]any, error) {
 	}
 }
 
-func nlvr2Rows(d *NLVR2) func(i int) ([]any, error) {
-	sentences := make([][]int, len(d.pairs.first))
-	for i, s := range d.sentences {
-		sentences[s.group] = append(sentences[s.group], i)
+// nlvr2Rows returns the function of the rows, and the sentences of each pair, which
+// the caller closes.
+func nlvr2Rows(d *NLVR2) (row func(i int) ([]any, error), pairs *grouped, err error) {
+	pairs = new(grouped)
+	for i := range d.Len() {
+		_, first, err := d.find(i)
+		if err == nil {
+			err = pairs.add(strconv.FormatInt(first.off, 10), extent{off: int64(i)})
+		}
+		if err != nil {
+			return nil, pairs, err
+		}
 	}
 	return func(i int) ([]any, error) {
 		var questions, answers []any
 		var last record
-		for k, s := range sentences[i] {
-			r, err := d.record(s, k == 0)
+		err := pairs.group(i, func(x extent) error {
+			begins := questions == nil
+			r, err := d.record(int(x.off), begins)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			questions, answers = append(questions, r.Question.Text), append(answers, r.Question.Answers[0])
-			if k == 0 {
+			if begins {
 				last = r
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
 		row, err := encoded(&last, 2)
 		return append(row, questions, answers, last.ImageID), err
-	}
+	}, pairs, pairs.done(nil)
 }
 
 // vqaRows returns the number of pictures and the function of their rows.
-func vqaRows(d *VQA, split string) (n int, row func(i int) ([]any, error)) {
-	var first []int // question of each picture
-	for i := range d.items {
-		if i == 0 || d.items[i].image != d.items[i-1].image {
-			first = append(first, i)
+func vqaRows(d *VQA, split string) (n int, row func(i int) ([]any, error), err error) {
+	before := 0 // pictures that are not of the part
+	for i := range d.items.len() {
+		var at [1]uint64
+		if err := d.items.groups.At(i, at[:]); err != nil {
+			return 0, nil, err
+		}
+		switch first := int(at[0]); {
+		case first < d.begin:
+			before++
+		case first < d.end:
+			n++
 		}
 	}
-	first = append(first, len(d.items))
 	if split == "trainable_val" || split == "rest_val" {
 		split = "val" // whose parts they are
 	}
-	return len(first) - 1, func(i int) ([]any, error) {
+	return n, func(i int) ([]any, error) {
+		var at [2]uint64
+		if err := d.items.groups.At(before+i, at[:]); err != nil {
+			return nil, err
+		}
 		questions, answers, labels, scores, ids := []any{}, []any{}, []any{}, []any{}, []any{}
 		var row []any
-		for k := first[i]; k < first[i+1]; k++ {
+		var image int64
+		for k := int(at[0]) - d.begin; k < int(at[0]+at[1])-d.begin; k++ {
+			it, err := d.item(k)
+			if err != nil {
+				return nil, err
+			}
+			image = it.image
 			r, err := d.record(k, true)
 			if err != nil {
 				return nil, err
@@ -298,7 +329,7 @@ func vqaRows(d *VQA, split string) (n int, row func(i int) ([]any, error)) {
 				}
 			}
 			questions, ids = append(questions, r.Question.Text), append(ids, r.Question.ID)
-			targets, err := d.targets(k)
+			targets, err := d.targets(it)
 			if err != nil {
 				return nil, err
 			}
@@ -311,8 +342,8 @@ func vqaRows(d *VQA, split string) (n int, row func(i int) ([]any, error)) {
 			}
 			answers, labels, scores = append(answers, a), append(labels, l), append(scores, s)
 		}
-		return append(row, questions, answers, labels, scores, d.items[first[i]].image, ids, split), nil
-	}
+		return append(row, questions, answers, labels, scores, image, ids, split), nil
+	}, nil
 }
 
 // wikibk writes the files of Wikipedia and BookCorpus: as in the original a row a

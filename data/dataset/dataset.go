@@ -9,8 +9,11 @@
 //     Genome ([VG]), Conceptual Captions and SBU ([Listed])
 //   - tar files ([WebDataset]), which are opened when their turn comes
 //
-// What a set holds stays on disk, with some ten bytes an example in memory that say
-// where. [Convert] writes the raw forms as the Arrow files of the original.
+// What a set holds stays on disk, and so does what says where an example is: it goes to
+// temporary files in the folder that $TMPDIR names, some 16 to 80 bytes an example, once
+// it is larger than 4 kB. Memory does not depend on the number of examples, but on
+// that of files and of folders. [Convert] writes the raw forms as the Arrow files of the
+// original.
 //
 // A set is opened once, which checks everything that can be checked without
 // decoding pictures, and is then read at random by any number of goroutines.

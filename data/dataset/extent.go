@@ -4,9 +4,9 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"io"
-	"os"
+
+	"vlmo-train/data/internal/spill"
 )
 
 // extent is a part of a file.
@@ -39,101 +39,146 @@ func (x extent) decode(f io.ReaderAt, v any) error {
 	return json.Unmarshal(b, v)
 }
 
+// numbers returns x as numbers, to be followed by others.
+func (x extent) numbers(more ...uint64) []uint64 {
+	return append([]uint64{uint64(x.off), uint64(x.size)}, more...)
+}
+
+// extentOf is the inverse of numbers.
+func extentOf(v []uint64) extent { return extent{int64(v[0]), uint32(v[1])} }
+
 // grouped is items that belong together by a key, in the order of the keys' first
-// items. 28 bytes an item are in memory, and no keys once it is built.
+// items. An item is an extent, and more numbers. They are not in memory.
 type grouped struct {
-	items []extent
-	next  []int32 // the group's next item, -1 for none
-	first []int32 // of each group
-	last  []int32 // while it is built
-	keys  map[[2]uint64]int32
-	seeds [2]maphash.Seed
+	sorter spill.Sorter // while it is built: key, number of the item, item
+	n      uint64       // items added
+	rec    []byte
+	items  *spill.Array // group after group
+	groups *spill.Array // first item and number of items of each
 }
 
-// add appends an item and returns its group.
-func (g *grouped) add(key string, x extent) int {
-	if g.keys == nil {
-		g.keys = make(map[[2]uint64]int32)
-		g.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+// add appends an item; all have the same number of numbers.
+func (g *grouped) add(key string, x extent, more ...uint64) error {
+	hi, lo := spill.Hash([]byte(key))
+	g.rec = spill.Encode(g.rec[:0], hi, lo, g.n)
+	g.rec = spill.Encode(g.rec, x.numbers(more...)...)
+	g.n++
+	return g.sorter.Add(g.rec)
+}
+
+// done gathers the groups and calls each, if it is not nil, for the items of group
+// after group.
+func (g *grouped) done(each func(group int, begins bool, item []uint64) error) error {
+	width := max(0, len(g.rec)-24) / 8
+	g.items, g.groups = spill.NewArray(width), spill.NewArray(2)
+	// By the number of the group's first item, and its own.
+	var order spill.Sorter
+	defer order.Close()
+	first := make([]byte, 8)
+	err := g.sorter.EachRun(spill.HashLen, func(begins bool, rec []byte) error {
+		if rec = rec[spill.HashLen:]; begins {
+			copy(first, rec)
+		}
+		g.rec = append(append(g.rec[:0], first...), rec...)
+		return order.Add(g.rec)
+	})
+	if err != nil {
+		return err
 	}
-	h := g.hash(key)
-	k, ok := g.keys[h]
-	item := int32(len(g.items))
-	g.items = append(g.items, x)
-	g.next = append(g.next, -1)
-	if ok {
-		g.next[g.last[k]] = item
-		g.last[k] = item
-		return int(k)
+	begin := 0
+	end := func() error { return g.groups.Append(uint64(begin), uint64(g.items.Len()-begin)) }
+	item := make([]uint64, width)
+	err = order.EachRun(8, func(begins bool, rec []byte) error {
+		if begins && g.items.Len() > 0 {
+			if err := end(); err != nil {
+				return err
+			}
+			begin = g.items.Len()
+		}
+		spill.Decode(rec, item)
+		if each != nil {
+			if err := each(g.groups.Len(), begins, item); err != nil {
+				return err
+			}
+		}
+		return g.items.Append(item...)
+	})
+	if err != nil || g.items.Len() == 0 {
+		return err
 	}
-	k = int32(len(g.first))
-	g.keys[h] = k
-	g.first = append(g.first, item)
-	g.last = append(g.last, item)
-	return int(k)
+	return end()
 }
 
-// hash stands for a key: 128 bits, so that no two keys ever have the same.
-func (g *grouped) hash(key string) [2]uint64 {
-	return [2]uint64{maphash.String(g.seeds[0], key), maphash.String(g.seeds[1], key)}
-}
-
-// find returns the group of a key.
-func (g *grouped) find(key string) (int, bool) {
-	if g.keys == nil {
-		return 0, false
+// len returns the number of groups.
+func (g *grouped) len() int {
+	if g.groups == nil {
+		return 0
 	}
-	k, ok := g.keys[g.hash(key)]
-	return int(k), ok
+	return g.groups.Len()
 }
 
-// done forgets the keys.
-func (g *grouped) done() { g.keys, g.last = nil, nil }
+// first returns where the first item of group k is.
+func (g *grouped) first(k int) (x extent, err error) {
+	var v [2]uint64
+	if err = g.groups.At(k, v[:]); err == nil {
+		err = g.items.At(int(v[0]), v[:])
+	}
+	return extentOf(v[:]), err
+}
 
 // group calls f for the items of group k in order.
 func (g *grouped) group(k int, f func(extent) error) error {
-	for i := g.first[k]; i >= 0; i = g.next[i] {
-		if err := f(g.items[i]); err != nil {
+	var at, v [2]uint64
+	if err := g.groups.At(k, at[:]); err != nil {
+		return err
+	}
+	for i := at[0]; i < at[0]+at[1]; i++ {
+		if err := g.items.At(int(i), v[:]); err != nil {
+			return err
+		}
+		if err := f(extentOf(v[:])); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// lacking counts the examples of a raw set that are left out because their picture
-// has no file, as the original does.
-type lacking struct {
-	n     int
-	first string
+// Close gives files back.
+func (g *grouped) Close() error { return closeAll(&g.sorter, g.items, g.groups) }
+
+// unique finds a name that occurs twice.
+type unique struct {
+	sorter spill.Sorter
+	n      uint64
+	rec    []byte
 }
 
-func (l *lacking) add(picture string) {
-	if l.n == 0 {
-		l.first = picture
-	}
-	l.n++
+// add adds a name. They are numbered from 0.
+func (u *unique) add(name string) error {
+	hi, lo := spill.Hash([]byte(name))
+	u.rec = spill.Encode(u.rec[:0], hi, lo, u.n)
+	u.n++
+	return u.sorter.Add(u.rec)
 }
 
-// Incomplete returns how many examples were left out because there is no file for
-// their picture, and the name of one such picture.
-func (l *lacking) Incomplete() (n int, picture string) { return l.n, l.first }
-
-// openFile opens a file that is no folder.
-func openFile(path string) (*os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && info.IsDir() {
-		err = fmt.Errorf("%s is a folder", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+// twice returns the number of the first name that was there before, and that of the
+// same name before it; ok is false if there is none.
+func (u *unique) twice() (before, again int, ok bool, err error) {
+	var v [1]uint64
+	var first uint64
+	err = u.sorter.EachRun(spill.HashLen, func(begins bool, rec []byte) error {
+		if spill.Decode(rec, v[:]); begins {
+			first = v[0]
+		} else if !ok || int(v[0]) < again {
+			before, again, ok = int(first), int(v[0]), true
+		}
+		return nil
+	})
+	return before, again, ok, err
 }
+
+// Close gives files back.
+func (u *unique) Close() error { return u.sorter.Close() }
 
 // eachElement calls f for the elements of a JSON array, with where they are: the
 // file's value itself where key is empty, or the value of that key in the file's

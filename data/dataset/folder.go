@@ -2,25 +2,23 @@ package dataset
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 )
 
 // Folder is a set of picture files with a caption file beside each:
 // cats/tom.jpg and cats/tom.txt, which holds one caption a line. The folder's
 // folders are part of it; files and folders whose names begin with a dot are
 // not. The ID is the path in the folder without the extension, "cats/tom", and
-// every example is a group of its own. The names of the files are in memory, one after
-// the other.
+// every example is a group of its own.
 type Folder struct {
 	dir    string
 	decode img.Options
-	names  []byte  // paths in dir
-	ends   []int64 // of each example's in names
+	names  *spill.Strings // paths in dir
 }
 
 // isPicture reports whether a file name has the extension of a format that
@@ -37,46 +35,48 @@ func isPicture(name string) bool {
 // their captions. A picture without a caption, two pictures that differ in the
 // extension alone, and a folder without pictures are errors that name the file.
 func OpenFolder(o Options) (*Folder, error) {
-	dir := o.Path
-	d := &Folder{dir: dir, decode: o.decode()}
-	seen := make(map[string]string)
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if path != dir && strings.HasPrefix(entry.Name(), ".") {
-			if entry.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if entry.IsDir() || !isPicture(path) {
-			return nil
-		}
-		stem := strings.TrimSuffix(path, filepath.Ext(path))
-		if other, ok := seen[stem]; ok {
-			return fmt.Errorf("%s: the captions' file belongs to %s, too", path, other)
-		}
-		seen[stem] = path
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		if _, err := readCaptions(stem + ".txt"); err != nil {
-			return fmt.Errorf("picture %s: %w", path, err)
-		}
-		d.names = append(d.names, name...)
-		d.ends = append(d.ends, int64(len(d.names)))
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("dataset: %w", err)
+	d := &Folder{dir: o.Path, decode: o.decode(), names: spill.NewStrings()}
+	var stems unique
+	defer stems.Close()
+	err := d.list("", &stems)
+	if err == nil && d.Len() == 0 {
+		err = fmt.Errorf("%s: no pictures", d.dir)
 	}
-	if len(d.ends) == 0 {
-		return nil, fmt.Errorf("dataset: %s: no pictures", dir)
+	var before, again int
+	var twice bool
+	if err == nil {
+		before, again, twice, err = stems.twice()
+	}
+	if err == nil && twice {
+		err = fmt.Errorf("%s: the captions' file belongs to %s, too", d.where(again), d.where(before))
+	}
+	if err != nil {
+		d.Close()
+		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	return d, nil
 }
+
+// list adds the pictures in a folder of the set's.
+func (d *Folder) list(folder string, stems *unique) error {
+	return sortedEntries(filepath.Join(d.dir, folder), false, false, func(name string, isFolder bool) error {
+		name = filepath.Join(folder, name)
+		if isFolder {
+			return d.list(name, stems)
+		}
+		stem := stemOf(name)
+		if _, err := readCaptions(filepath.Join(d.dir, stem) + ".txt"); err != nil {
+			return fmt.Errorf("picture %s: %w", filepath.Join(d.dir, name), err)
+		}
+		if err := stems.add(stem); err != nil {
+			return err
+		}
+		return d.names.Append(name)
+	})
+}
+
+// stemOf returns a path without its extension.
+func stemOf(path string) string { return strings.TrimSuffix(path, filepath.Ext(path)) }
 
 // readCaptions returns the lines of a caption file.
 func readCaptions(path string) ([]string, error) {
@@ -99,24 +99,27 @@ func readCaptions(path string) ([]string, error) {
 	return captions, nil
 }
 
+// Close gives back the list of files.
+func (d *Folder) Close() error { return closeAll(d.names) }
+
 // Len returns the number of examples.
-func (d *Folder) Len() int { return len(d.ends) }
+func (d *Folder) Len() int { return d.names.Len() }
 
-// file returns the path of example i in the folder.
-func (d *Folder) file(i int) string {
-	begin := int64(0)
-	if i > 0 {
-		begin = d.ends[i-1]
+func (d *Folder) where(i int) string {
+	name, err := d.names.At(i)
+	if err != nil {
+		return d.dir
 	}
-	return string(d.names[begin:d.ends[i]])
+	return filepath.Join(d.dir, name)
 }
-
-func (d *Folder) where(i int) string { return filepath.Join(d.dir, d.file(i)) }
 
 // Group returns the group of example i, its ID.
 func (d *Folder) Group(i int) string {
-	name := d.file(i)
-	return filepath.ToSlash(strings.TrimSuffix(name, filepath.Ext(name)))
+	name, err := d.names.At(i)
+	if err != nil {
+		return fmt.Sprintf("example %d", i)
+	}
+	return filepath.ToSlash(stemOf(name))
 }
 
 // Example reads example i.
@@ -126,10 +129,14 @@ func (d *Folder) Example(i int) (Example, error) { return readExample(d, i, d.de
 func (d *Folder) ReadWords(i int) (Example, error) { return readWords(d, i) }
 
 func (d *Folder) record(i int, _ bool) (r record, err error) {
-	path := d.where(i)
-	r.ID = d.Group(i)
+	name, err := d.names.At(i)
+	if err != nil {
+		return r, err
+	}
+	r.ID = filepath.ToSlash(stemOf(name))
 	r.Group = r.ID
+	path := filepath.Join(d.dir, name)
 	r.pictures[0].path = path
-	r.Captions, err = readCaptions(strings.TrimSuffix(path, filepath.Ext(path)) + ".txt")
+	r.Captions, err = readCaptions(stemOf(path) + ".txt")
 	return r, err
 }

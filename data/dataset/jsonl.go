@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 )
 
 // JSONL is a set described by a file of JSON objects, one a line:
@@ -29,13 +30,12 @@ import (
 //   - group or concept: a string or a number, see [Example]
 //   - keywords: a list of strings
 //
-// Other fields are ignored, and so are blank lines. The lines stay on disk; 16 bytes
-// a line are in memory, and the sheets in use.
+// Other fields are ignored, and so are blank lines. In memory are the sheets in use.
 type JSONL struct {
 	f      *os.File
 	dir    string // that pictures are relative to
 	decode img.Options
-	lines  []extent
+	lines  *spill.Array // extents
 	sheets sheets
 }
 
@@ -78,48 +78,79 @@ type jsonLine struct {
 // occurs twice or a picture's file does not exist; and if there is no example at all.
 func OpenJSONL(o Options) (_ *JSONL, err error) {
 	path := o.Path
-	d := &JSONL{dir: filepath.Dir(path), decode: o.decode()}
+	d := &JSONL{dir: filepath.Dir(path), decode: o.decode(), lines: spill.NewArray(2)}
 	d.sheets.Limit = sheetMemory
 	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
+	var ids unique
 	defer func() {
+		ids.Close()
 		if err != nil {
-			d.f.Close()
+			d.Close()
 		}
 	}()
-	var ids, pictures grouped // no more than their keys
-	var first []int           // line of each ID
-	err = eachLine(d.f, 64<<20, func(n int, off int64, line []byte) error {
+	seen := make(map[string]bool) // pictures whose files were found of late
+	err = eachLine(d.f, maxObject, func(_ int, off int64, line []byte) error {
 		r, err := parse(line)
 		if err != nil {
 			return err
 		}
-		id := ids.add(r.id, extent{})
-		if id < len(first) {
-			return fmt.Errorf("id %q is already on line %d", r.id, first[id])
+		if err := ids.add(r.id); err != nil {
+			return err
 		}
-		first = append(first, n)
-		if r.image != "" {
-			if seen := len(pictures.first); pictures.add(r.image, extent{}) == seen {
-				file := d.picture(r.image)
-				if info, err := os.Stat(file); err != nil {
-					return fmt.Errorf("picture %s: %w", file, bare(err))
-				} else if info.IsDir() {
-					return fmt.Errorf("picture %s is a folder", file)
-				}
+		if r.image != "" && !seen[r.image] {
+			file := d.picture(r.image)
+			if info, err := os.Stat(file); err != nil {
+				return fmt.Errorf("picture %s: %w", file, bare(err))
+			} else if info.IsDir() {
+				return fmt.Errorf("picture %s is a folder", file)
 			}
+			if len(seen) == maxSeen {
+				clear(seen)
+			}
+			seen[r.image] = true
 		}
-		d.lines = append(d.lines, extent{off, uint32(len(line))})
-		return nil
+		return d.lines.Append(extent{off, uint32(len(line))}.numbers()...)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %s:%w", path, err)
 	}
-	if len(d.lines) == 0 {
+	if d.Len() == 0 {
 		return nil, fmt.Errorf("dataset: %s: no examples", path)
 	}
+	before, again, ok, err := ids.twice()
+	if err == nil && ok {
+		err = d.twice(before, again)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dataset: %s:%w", path, err)
+	}
 	return d, nil
+}
+
+const (
+	maxObject = 64 << 20 // bytes of a line
+	maxSeen   = 1 << 16  // pictures that OpenJSONL remembers
+)
+
+// twice returns the error for two examples with the same ID. It begins with the line of
+// the second.
+func (d *JSONL) twice(before, again int) error {
+	if _, err := d.f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf(" %w", bare(err))
+	}
+	i, first := -1, 0
+	return eachLine(d.f, maxObject, func(n int, _ int64, line []byte) error {
+		switch i++; i {
+		case before:
+			first = n
+		case again:
+			r, _ := parse(line)
+			return fmt.Errorf("id %q is already on line %d", r.id, first)
+		}
+		return nil
+	})
 }
 
 // picture returns the file of a picture named in the set.
@@ -177,20 +208,19 @@ func parse(line []byte) (r jsonlRecord, err error) {
 	return r, nil
 }
 
-// Close closes the file.
-func (d *JSONL) Close() error {
-	if err := d.f.Close(); err != nil {
-		return fmt.Errorf("dataset: %w", err)
-	}
-	return nil
-}
+// Close closes the files.
+func (d *JSONL) Close() error { return closeAll(d.f, d.lines) }
 
 // Len returns the number of examples.
-func (d *JSONL) Len() int { return len(d.lines) }
+func (d *JSONL) Len() int { return d.lines.Len() }
 
 // read reads line i.
 func (d *JSONL) read(i int) (r jsonlRecord, err error) {
-	line, err := d.lines[i].read(d.f)
+	var at [2]uint64
+	if err := d.lines.At(i, at[:]); err != nil {
+		return r, err
+	}
+	line, err := extentOf(at[:]).read(d.f)
 	if err != nil {
 		return r, err
 	}
@@ -201,7 +231,7 @@ func (d *JSONL) read(i int) (r jsonlRecord, err error) {
 func (d *JSONL) Group(i int) string {
 	r, err := d.read(i)
 	if err != nil {
-		return fmt.Sprintf("line at byte %d", d.lines[i].off)
+		return fmt.Sprintf("example %d", i)
 	}
 	return r.group
 }
@@ -213,7 +243,7 @@ func (d *JSONL) ReadWords(i int) (Example, error) {
 }
 
 func (d *JSONL) words(i int) (Example, jsonlRecord, error) {
-	if err := checkIndex(i, len(d.lines)); err != nil {
+	if err := checkIndex(i, d.Len()); err != nil {
 		return Example{}, jsonlRecord{}, err
 	}
 	r, err := d.read(i)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 )
 
 // Karpathy is COCO or Flickr30K in Karpathy's split: the folder has
@@ -15,15 +17,13 @@ import (
 // karpathy/dataset_flickr30k.json with flickr30k-images. The splits are train,
 // val and test, for COCO also restval; train has restval in it, as VLMo is
 // trained. An example is a picture with all its captions, the ID its file name.
-//
-// The captions stay on disk; 28 bytes a picture are in memory.
 type Karpathy struct {
 	f      *os.File
 	images string // with folders of the file's filepath in it
 	flat   bool   // there are no such folders
 	decode img.Options
-	items  grouped
-	groups []int32 // of the split's pictures
+	items  grouped      // of all splits, with whether it is wanted and the key of its picture
+	groups *spill.Array // of the split's pictures
 	lacking
 }
 
@@ -72,18 +72,17 @@ func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy,
 	if d.images == "" {
 		d.images = filepath.Join(o.Path, images)
 	}
+	d.groups = spill.NewArray(1)
 	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
+	var files presence
 	defer func() {
+		files.Close()
 		if err != nil {
-			d.f.Close()
+			d.Close()
 		}
 	}()
-	there := make(listing)
-	var of []string    // the split of each group
-	var lacks []string // its picture, if that has no file
-	known := make(map[string]string)
 	err = eachElement(d.f, "images", func(x extent, raw json.RawMessage) error {
 		var item karpathyItem
 		if err := json.Unmarshal(raw, &item); err != nil {
@@ -92,44 +91,68 @@ func openKarpathy(o Options, name, images string, splits []string) (_ *Karpathy,
 		if item.Filename == "" {
 			return errors.New("an image without filename")
 		}
-		if known[item.Split] == "" {
-			known[item.Split] = item.Split
+		wanted := uint64(0)
+		if slices.Contains(splits, item.Split) {
+			wanted = 1
 		}
-		g := d.items.add(item.Filename, x)
-		if g == len(of) {
-			picture := d.picture(&item)
-			ok, err := there.has(picture)
-			if err != nil {
-				return err
-			}
-			if ok {
-				picture = ""
-			}
-			of, lacks = append(of, ""), append(lacks, picture)
-		}
-		of[g] = known[item.Split]
-		return nil
+		key := files.file(d.picture(&item))
+		return d.items.add(item.Filename, x, wanted, key[0], key[1])
 	})
+	if err == nil {
+		err = d.choose(&files)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %s: %w", path, err)
 	}
-	d.items.done()
-	for g := range of {
-		for _, s := range splits {
-			if of[g] != s {
-				continue
-			}
-			if lacks[g] != "" {
-				d.add(lacks[g])
-				continue
-			}
-			d.groups = append(d.groups, int32(g))
-		}
-	}
-	if len(d.groups) == 0 {
+	if d.Len() == 0 {
 		return nil, fmt.Errorf("dataset: %s: %w", path, &emptyError{splits[0], d.lacking.n, d.images})
 	}
 	return d, nil
+}
+
+// choose fills in groups: those whose last item is wanted and whose picture, that of
+// the first item, is there.
+func (d *Karpathy) choose(files *presence) error {
+	var picture pathKey
+	wanted := false
+	end := func(group int) error {
+		if !wanted {
+			return nil
+		}
+		return files.ask(picture, uint64(group))
+	}
+	err := d.items.done(func(group int, begins bool, item []uint64) error {
+		if begins {
+			if err := end(group - 1); err != nil {
+				return err
+			}
+			picture = pathKey(item[3:5])
+		}
+		wanted = item[2] == 1
+		return nil
+	})
+	if err == nil {
+		err = end(d.items.len() - 1)
+	}
+	if err != nil {
+		return err
+	}
+	return files.each(func(group uint64, there bool) error {
+		if there {
+			return d.groups.Append(group)
+		}
+		if d.lacking.n++; d.lacking.n > 1 {
+			return nil
+		}
+		x, err := d.items.first(int(group))
+		if err != nil {
+			return err
+		}
+		var item karpathyItem
+		err = x.decode(d.f, &item)
+		d.lacking.first = d.picture(&item)
+		return err
+	})
 }
 
 // emptyError says why a split is empty.
@@ -146,42 +169,11 @@ func (e *emptyError) Error() string {
 	return fmt.Sprintf("no examples in split %q", e.split)
 }
 
-// listing remembers which files are in the folders it was asked about, so that
-// they are listed once.
-type listing map[string]map[string]struct{}
-
-// has reports whether there is a file of that path. A folder that does not exist
-// has none.
-func (l listing) has(path string) (bool, error) {
-	dir, name := filepath.Split(path)
-	files, ok := l[dir]
-	if !ok {
-		files = make(map[string]struct{})
-		entries, err := os.ReadDir(filepath.Clean(dir))
-		if err != nil && !os.IsNotExist(err) {
-			return false, err
-		}
-		for _, e := range entries {
-			if !e.IsDir() {
-				files[e.Name()] = struct{}{}
-			}
-		}
-		l[dir] = files
-	}
-	_, ok = files[name]
-	return ok, nil
-}
-
-// Close closes the JSON file.
-func (d *Karpathy) Close() error {
-	if err := d.f.Close(); err != nil {
-		return fmt.Errorf("dataset: %w", err)
-	}
-	return nil
-}
+// Close closes the files.
+func (d *Karpathy) Close() error { return closeAll(d.f, &d.items, d.groups) }
 
 // Len returns the number of pictures.
-func (d *Karpathy) Len() int { return len(d.groups) }
+func (d *Karpathy) Len() int { return d.groups.Len() }
 
 func (d *Karpathy) where(int) string { return d.f.Name() }
 
@@ -205,7 +197,11 @@ func (d *Karpathy) Example(i int) (Example, error) { return readExample(d, i, d.
 func (d *Karpathy) ReadWords(i int) (Example, error) { return readWords(d, i) }
 
 func (d *Karpathy) record(i int, _ bool) (r record, err error) {
-	err = d.items.group(int(d.groups[i]), func(x extent) error {
+	var group [1]uint64
+	if err := d.groups.At(i, group[:]); err != nil {
+		return r, err
+	}
+	err = d.items.group(int(group[0]), func(x extent) error {
 		var item karpathyItem
 		if err := x.decode(d.f, &item); err != nil {
 			return err

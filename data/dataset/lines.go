@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"sort"
+
+	"vlmo-train/data/internal/spill"
 )
 
 // maxLine is the longest line of text in bytes: what is longer is no sentence
@@ -12,11 +14,10 @@ import (
 const maxLine = 1 << 20
 
 // Lines is a set of texts: each line of its files that is not blank is an
-// example with one caption and no picture, named "file:line". The text stays on
-// disk; 16 bytes a line are in memory.
+// example with one caption and no picture, named "file:line".
 type Lines struct {
 	files []textFile
-	lines []textLine
+	lines *spill.Array // extents, and the numbers of the lines
 }
 
 type textFile struct {
@@ -24,16 +25,10 @@ type textFile struct {
 	first int // index of the file's first line in Lines.lines
 }
 
-type textLine struct {
-	off    int64
-	length uint32
-	number uint32
-}
-
 // OpenLines indexes text files, which must be UTF-8. They stay open and must not
 // change until Close. Errors name file and line.
 func OpenLines(paths ...string) (_ *Lines, err error) {
-	d := new(Lines)
+	d := &Lines{lines: spill.NewArray(3)}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -49,16 +44,15 @@ func OpenLines(paths ...string) (_ *Lines, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("dataset: %w", err)
 		}
-		first := len(d.lines)
+		first := d.Len()
 		d.files = append(d.files, textFile{f, first})
 		err = eachLine(f, maxLine, func(n int, off int64, line []byte) error {
-			d.lines = append(d.lines, textLine{off, uint32(len(line)), uint32(n)})
-			return nil
+			return d.lines.Append(extent{off, uint32(len(line))}.numbers(uint64(n))...)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("dataset: %s:%w", path, err)
 		}
-		if len(d.lines) == first {
+		if d.Len() == first {
 			return nil, fmt.Errorf("dataset: %s: no text", path)
 		}
 	}
@@ -70,17 +64,15 @@ func OpenLines(paths ...string) (_ *Lines, err error) {
 
 // Close closes the files.
 func (d *Lines) Close() error {
-	var first error
+	list := []io.Closer{d.lines}
 	for _, t := range d.files {
-		if err := t.f.Close(); err != nil && first == nil {
-			first = fmt.Errorf("dataset: %w", err)
-		}
+		list = append(list, t.f)
 	}
-	return first
+	return closeAll(list...)
 }
 
 // Len returns the number of lines.
-func (d *Lines) Len() int { return len(d.lines) }
+func (d *Lines) Len() int { return d.lines.Len() }
 
 // file returns the file of line i.
 func (d *Lines) file(i int) *os.File {
@@ -88,24 +80,38 @@ func (d *Lines) file(i int) *os.File {
 	return d.files[k].f
 }
 
+// find returns where line i is in its file, and its name.
+func (d *Lines) find(i int) (x extent, name string, err error) {
+	var at [3]uint64
+	path := d.file(i).Name()
+	if err := d.lines.At(i, at[:]); err != nil {
+		return x, path, err
+	}
+	return extentOf(at[:]), fmt.Sprintf("%s:%d", path, at[2]), nil
+}
+
 // Group returns the group of line i, its ID.
 func (d *Lines) Group(i int) string {
-	return fmt.Sprintf("%s:%d", d.file(i).Name(), d.lines[i].number)
+	_, name, err := d.find(i)
+	if err != nil {
+		return fmt.Sprintf("example %d", i)
+	}
+	return name
 }
 
 // Example reads line i.
 func (d *Lines) Example(i int) (Example, error) {
-	if err := checkIndex(i, len(d.lines)); err != nil {
+	if err := checkIndex(i, d.Len()); err != nil {
 		return Example{}, err
 	}
-	id := d.Group(i)
-	l, f := d.lines[i], d.file(i)
-	b := make([]byte, l.length)
-	if _, err := f.ReadAt(b, l.off); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF // the file has become shorter
-		}
-		return Example{}, &BadExampleError{Index: i, ID: id, Path: f.Name(), Err: bare(err)}
+	f := d.file(i)
+	x, id, err := d.find(i)
+	var line []byte
+	if err == nil {
+		line, err = x.read(f)
 	}
-	return Example{ID: id, Group: id, Captions: []string{string(b)}}, nil
+	if err != nil {
+		return Example{}, &BadExampleError{Index: i, ID: id, Path: f.Name(), Err: err}
+	}
+	return Example{ID: id, Group: id, Captions: []string{string(line)}}, nil
 }

@@ -3,11 +3,13 @@ package dataset
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 )
 
 // Listed is Conceptual Captions (GCC) or SBU as downloaded for VLMo: a JSON list
@@ -19,19 +21,13 @@ import (
 // joined by the files' base names, which are the IDs. Of two pairs of one name the
 // later counts; pairs without a file are left out, as those whose picture could not
 // be downloaded, and so are files without a pair.
-//
-// The captions stay on disk; about 40 bytes a pair are in memory.
 type Listed struct {
 	f       *os.File
-	folders []string // of pictures
-	pairs   grouped
-	last    []extent // of each group
-	files   []listedFile
+	folders *spill.Strings // of pictures
+	files   *spill.Array   // folder of each picture, and extent of its pair
 	decode  img.Options
 	lacking
 }
-
-type listedFile struct{ group, folder int32 }
 
 // OpenGCC opens Conceptual Captions.
 func OpenGCC(o Options) (*Listed, error) {
@@ -61,26 +57,29 @@ func pair(raw []byte) (name, caption string, err error) {
 
 func openListed(o Options, list, images string) (_ *Listed, err error) {
 	path := filepath.Join(o.Path, list)
-	d := &Listed{decode: o.decode()}
+	d := &Listed{decode: o.decode(), folders: spill.NewStrings(), files: spill.NewArray(3)}
 	if d.f, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
+	// A file's name; 0, number and extent of its pair or 1, a folder and the name again.
+	var both spill.Sorter
 	defer func() {
+		both.Close()
 		if err != nil {
-			d.f.Close()
+			d.Close()
 		}
 	}()
+	n := uint64(0)
+	var rec []byte
 	err = eachElement(d.f, "", func(x extent, raw json.RawMessage) error {
 		name, _, err := pair(raw)
 		if err != nil {
 			return err
 		}
-		if g := d.pairs.add(name, x); g < len(d.last) {
-			d.last[g] = x
-		} else {
-			d.last = append(d.last, x)
-		}
-		return nil
+		hi, lo := spill.Hash([]byte(name))
+		rec = spill.Encode(rec[:0], hi, lo, 0, n, uint64(x.off), uint64(x.size))
+		n++
+		return both.Add(rec)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %s: %w", path, err)
@@ -89,67 +88,116 @@ func openListed(o Options, list, images string) (_ *Listed, err error) {
 	if root == "" {
 		root = filepath.Join(o.Path, images)
 	}
-	if err := d.list(root); err != nil {
+	if err := d.list(root, &both); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	d.pairs = grouped{}
-	if len(d.files) == 0 {
-		return nil, fmt.Errorf("dataset: %s: none of the %d pictures is in %s", path, len(d.last), root)
+	names, err := d.join(&both)
+	if err != nil {
+		return nil, fmt.Errorf("dataset: %s: %w", path, err)
+	}
+	if d.Len() == 0 {
+		return nil, fmt.Errorf("dataset: %s: none of the %d pictures is in %s", path, names, root)
 	}
 	return d, nil
 }
 
-// list joins the pictures in the root's folders with the pairs.
-func (d *Listed) list(root string) error {
+// list adds the files in the root's folders to those to be joined.
+func (d *Listed) list(root string, both *spill.Sorter) error {
 	folders, err := os.ReadDir(root)
 	if err != nil {
 		return err
 	}
-	found := make([]bool, len(d.last))
+	var rec []byte
 	for _, e := range folders {
 		if !e.IsDir() {
 			continue
 		}
 		folder := filepath.Join(root, e.Name())
-		entries, err := os.ReadDir(folder)
+		err := eachEntry(folder, func(e fs.DirEntry) error {
+			if e.IsDir() {
+				return nil
+			}
+			hi, lo := spill.Hash([]byte(e.Name()))
+			rec = append(spill.Encode(rec[:0], hi, lo, 1, uint64(d.folders.Len())), e.Name()...)
+			return both.Add(rec)
+		})
+		if err == nil {
+			err = d.folders.Append(folder)
+		}
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			if g, ok := d.pairs.find(e.Name()); ok && !e.IsDir() {
-				d.files = append(d.files, listedFile{int32(g), int32(len(d.folders))})
-				found[g] = true
+	}
+	return nil
+}
+
+// join fills in files, in the order of folders and names: those that have a pair. It
+// returns the number of names in the list.
+func (d *Listed) join(both *spill.Sorter) (names int, err error) {
+	var order spill.Sorter // folder, name, extent
+	defer order.Close()
+	known, found := false, true
+	var first, lacks uint64 // number of the name's first pair; the smallest of those without a file
+	var last, lacking extent
+	end := func() {
+		if !found {
+			if d.lacking.n++; d.lacking.n == 1 || first < lacks {
+				lacks, lacking = first, last
 			}
 		}
-		d.folders = append(d.folders, folder)
 	}
-	for g, ok := range found {
-		if ok {
-			continue
+	const head = spill.HashLen + 8
+	var rec []byte
+	err = both.EachRun(spill.HashLen, func(begins bool, in []byte) error {
+		var is [1]uint64
+		spill.Decode(in[:head], is[:])
+		if begins {
+			end()
+			known, found = false, true
 		}
-		b, err := d.last[g].read(d.f)
-		if err != nil {
-			return err
+		if is[0] == 0 {
+			var v [3]uint64
+			spill.Decode(in, v[:])
+			if last = extentOf(v[1:]); !known {
+				names++
+				known, found, first = true, false, v[0]
+			}
+			return nil
 		}
-		name, _, err := pair(b)
-		if err != nil {
-			return err
+		if !known {
+			return nil
 		}
-		d.add(name)
+		found = true
+		rec = append(append(rec[:0], in[head:]...), 0)
+		rec = spill.Encode(rec, last.numbers()...)
+		return order.Add(rec)
+	})
+	if err != nil {
+		return names, err
 	}
-	return nil
+	if end(); d.lacking.n > 0 {
+		b, err := lacking.read(d.f)
+		if err != nil {
+			return names, err
+		}
+		if d.lacking.first, _, err = pair(b); err != nil {
+			return names, err
+		}
+	}
+	return names, order.Each(func(rec []byte) error {
+		var folder [1]uint64
+		var at [2]uint64
+		spill.Decode(rec[:8], folder[:])
+		spill.Decode(rec, at[:])
+		return d.files.Append(folder[0], at[0], at[1])
+	})
 }
 
-// Close closes the list.
-func (d *Listed) Close() error {
-	if err := d.f.Close(); err != nil {
-		return fmt.Errorf("dataset: %w", err)
-	}
-	return nil
-}
+// Close closes the files.
+func (d *Listed) Close() error { return closeAll(d.f, d.folders, d.files) }
 
 // Len returns the number of pictures.
-func (d *Listed) Len() int { return len(d.files) }
+func (d *Listed) Len() int { return d.files.Len() }
 
 func (d *Listed) where(int) string { return d.f.Name() }
 
@@ -166,8 +214,15 @@ func (d *Listed) Example(i int) (Example, error) { return readExample(d, i, d.de
 func (d *Listed) ReadWords(i int) (Example, error) { return readWords(d, i) }
 
 func (d *Listed) record(i int, _ bool) (r record, err error) {
-	file := d.files[i]
-	b, err := d.last[file.group].read(d.f)
+	var file [3]uint64
+	if err := d.files.At(i, file[:]); err != nil {
+		return r, err
+	}
+	folder, err := d.folders.At(int(file[0]))
+	if err != nil {
+		return r, err
+	}
+	b, err := extentOf(file[1:]).read(d.f)
 	if err != nil {
 		return r, err
 	}
@@ -177,6 +232,6 @@ func (d *Listed) record(i int, _ bool) (r record, err error) {
 	}
 	r.ID, r.Group, r.ImageID = name, name, name
 	r.Captions = []string{caption}
-	r.pictures[0].path = filepath.Join(d.folders[file.folder], name)
+	r.pictures[0].path = filepath.Join(folder, name)
 	return r, nil
 }

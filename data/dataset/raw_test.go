@@ -292,18 +292,28 @@ func TestVQANormalized(t *testing.T) {
 }
 
 func TestRestVal(t *testing.T) {
-	var items []vqaItem
-	for image := range int64(RestVal + 7) {
-		for range 1 + image%3 {
-			items = append(items, vqaItem{image: image})
+	for _, test := range []struct{ pictures, trainable int }{{RestVal + 7, 7}, {RestVal, 0}, {5, 0}} {
+		var d VQA
+		defer d.Close()
+		want := -1 // questions of the pictures before
+		n := 0
+		for image := range test.pictures {
+			if image == test.trainable {
+				want = n
+			}
+			for range 1 + image%3 {
+				if err := d.items.add(strconv.Itoa(image), extent{}, uint64(image), 0, 0); err != nil {
+					t.Fatal(err)
+				}
+				n++
+			}
 		}
-	}
-	rest, trainable := restVal(items, true), restVal(items, false)
-	if len(rest)+len(trainable) != len(items) || rest[0].image != 7 || trainable[len(trainable)-1].image != 6 {
-		t.Errorf("%d and %d items; rest_val begins with picture %d", len(trainable), len(rest), rest[0].image)
-	}
-	if few := restVal(items[:5], true); len(few) != 5 {
-		t.Errorf("of 5 items %d are rest_val", len(few))
+		if err := d.items.done(nil); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := d.restVal(); err != nil || got != want {
+			t.Errorf("%d pictures: rest_val begins at question %d, %v, want %d", test.pictures, got, err, want)
+		}
 	}
 }
 

@@ -52,7 +52,9 @@ func FuzzElements(f *testing.F) {
 			pair(raw)
 			return vg.index(x, raw)
 		})
-		for _, x := range vg.regions.items {
+		defer vg.regions.Close()
+		vg.regions.done(func(_ int, _ bool, item []uint64) error {
+			x := extentOf(item)
 			b, err := x.read(r)
 			var list []region
 			if err == nil {
@@ -65,8 +67,12 @@ func FuzzElements(f *testing.F) {
 				if *l.Image != *list[0].Image {
 					t.Fatalf("regions of pictures %d and %d in one run", *list[0].Image, *l.Image)
 				}
+				if uint64(*l.Image) != item[2] {
+					t.Fatalf("region of picture %d is under %d", *l.Image, item[2])
+				}
 			}
-		}
+			return nil
+		})
 	})
 }
 

@@ -3,12 +3,14 @@ package dataset
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sort"
 	"strings"
 
 	"vlmo-train/data/dataset/arrowfile"
 	"vlmo-train/data/dataset/parquetfile"
+	"vlmo-train/data/internal/spill"
 )
 
 // tableFile is a table in a file.
@@ -24,13 +26,11 @@ type tableFile interface {
 // with all its captions, or, where there are questions, each question is one. Which
 // columns are read is said by [Columns]. A VG table has lists width, height, x and y
 // besides: the captions' regions.
-//
-// Rows stay on disk; in sets of questions 4 bytes a row are in memory.
 type Rows struct {
-	options Options
-	files   []rowsFile
-	asks    bool // examples are questions
-	n       int
+	options   Options
+	files     []rowsFile
+	questions *spill.Array // row in the file and number in the row of each; nil where there are none
+	n         int
 }
 
 type rowsFile struct {
@@ -39,7 +39,6 @@ type rowsFile struct {
 	read    []int            // all of them, for Row
 	words   []int            // those that are no pictures
 	first   int              // its first example in the set
-	ends    []int32          // with questions: the end of each row's in the file
 }
 
 // The fields of an example that columns are read for.
@@ -202,10 +201,9 @@ func (d *Rows) open(f *rowsFile, names []string) (err error) {
 		return err
 	}
 	asks := f.columns[fieldQuestions] != nil
-	if len(d.files) > 1 && asks != d.asks {
+	if len(d.files) > 1 && asks != d.asks() {
 		return errors.New("some files of the set have questions and others have none")
 	}
-	d.asks = asks
 	for field, list := range f.columns {
 		f.read = append(f.read, list...)
 		if field != fieldImage && field != fieldImage2 {
@@ -216,58 +214,65 @@ func (d *Rows) open(f *rowsFile, names []string) (err error) {
 		d.n += f.NumRows()
 		return nil
 	}
-	f.ends = make([]int32, f.NumRows())
-	end := int32(0)
-	for i := range f.ends {
-		values, err := f.Row(i, f.columns[fieldQuestions]...)
-		if err != nil {
-			end++ // stands for the row; reading it says what is wrong
-		} else {
-			end += int32(len(listOf(values[0])))
-		}
-		f.ends[i] = end
+	if d.questions == nil {
+		d.questions = spill.NewArray(2)
 	}
-	d.n += int(end)
+	for i := range f.NumRows() {
+		values, err := f.Row(i, f.columns[fieldQuestions]...)
+		n := 1 // stands for the row; reading it says what is wrong
+		if err == nil {
+			n = len(listOf(values[0]))
+		}
+		for k := range n {
+			if err := d.questions.Append(uint64(i), uint64(k)); err != nil {
+				return err
+			}
+		}
+	}
+	d.n = d.questions.Len()
 	return nil
 }
 
+// asks reports whether examples are questions.
+func (d *Rows) asks() bool { return d.questions != nil }
+
 // Close closes the files.
 func (d *Rows) Close() error {
-	var first error
+	list := []io.Closer{d.questions}
 	for _, f := range d.files {
-		if err := f.Close(); err != nil && first == nil {
-			first = fmt.Errorf("dataset: %w", err)
-		}
+		list = append(list, f)
 	}
-	return first
+	return closeAll(list...)
 }
 
 // Len returns the number of examples.
 func (d *Rows) Len() int { return d.n }
 
-// find returns the file, the row and the question in it of example i.
-func (d *Rows) find(i int) (f *rowsFile, row, question int) {
-	f = &d.files[sort.Search(len(d.files), func(k int) bool { return d.files[k].first > i })-1]
-	i -= f.first
-	if f.ends == nil {
-		return f, i, 0
-	}
-	row = sort.Search(len(f.ends), func(k int) bool { return int(f.ends[k]) > i })
-	if row > 0 {
-		i -= int(f.ends[row-1])
-	}
-	return f, row, i
+// file returns the file of example i.
+func (d *Rows) file(i int) *rowsFile {
+	return &d.files[sort.Search(len(d.files), func(k int) bool { return d.files[k].first > i })-1]
 }
 
-func (d *Rows) where(i int) string {
-	f, _, _ := d.find(i)
-	return f.Path()
+// find returns the file, the row and the question in it of example i.
+func (d *Rows) find(i int) (f *rowsFile, row, question int, err error) {
+	f = d.file(i)
+	if d.questions == nil {
+		return f, i - f.first, 0, nil
+	}
+	var at [2]uint64
+	err = d.questions.At(i, at[:])
+	return f, int(at[0]), int(at[1]), err
 }
+
+func (d *Rows) where(i int) string { return d.file(i).Path() }
 
 // Group returns the group of example i: that of the column for it, or the
 // picture's name.
 func (d *Rows) Group(i int) string {
-	f, row, _ := d.find(i)
+	f, row, _, err := d.find(i)
+	if err != nil {
+		return fmt.Sprintf("example %d", i)
+	}
 	list := f.columns[fieldGroup]
 	if list == nil {
 		list = f.columns[fieldID]
@@ -292,7 +297,10 @@ func (d *Rows) Example(i int) (Example, error) { return readExample(d, i, d.opti
 func (d *Rows) ReadWords(i int) (Example, error) { return readWords(d, i) }
 
 func (d *Rows) record(i int, pictures bool) (r record, err error) {
-	f, row, question := d.find(i)
+	f, row, question, err := d.find(i)
+	if err != nil {
+		return r, err
+	}
 	r.ID = f.name(row)
 	read := f.read
 	if !pictures {
@@ -368,11 +376,11 @@ func (d *Rows) fill(r *record, fields *[numFields][]any, question int, pictures 
 				}
 			}
 		}
-		if r.pictures[0].empty() && len(r.Captions) == 0 && !d.asks {
+		if r.pictures[0].empty() && len(r.Captions) == 0 && !d.asks() {
 			return errors.New("neither picture nor text")
 		}
 	}
-	if d.asks {
+	if d.asks() {
 		return ask(r, fields, question)
 	}
 	return nil

@@ -21,8 +21,7 @@ import (
 // out. In TSV there is no quoting, in CSV that of RFC 4180.
 //
 // A picture's path is relative to the option Images, or to the file's folder; of a
-// URL, as Conceptual Captions lists have them, its base name is. The file of
-// captions stays on disk; 32 bytes a line are in memory.
+// URL, as Conceptual Captions lists have them, its base name is.
 type Table struct {
 	f       io.ReaderAt
 	path    string
@@ -50,11 +49,11 @@ func openTable(o Options, comma bool) (*Table, error) {
 		d.images = filepath.Dir(o.Path)
 	}
 	if err := d.index(f, &o.Columns); err != nil {
-		f.Close()
+		d.Close()
 		return nil, fmt.Errorf("dataset: %s:%w", o.Path, err)
 	}
-	if len(d.lines.first) == 0 {
-		f.Close()
+	if d.Len() == 0 {
+		d.Close()
 		return nil, fmt.Errorf("dataset: %s: no examples", o.Path)
 	}
 	return d, nil
@@ -87,19 +86,26 @@ func (d *Table) index(r io.Reader, c *Columns) error {
 				return errors.New("no picture")
 			}
 		}
-		d.lines.add(key, x)
-		return nil
+		return d.lines.add(key, x)
 	}
-	defer d.lines.done()
+	var err error
 	if d.comma {
-		return eachCSV(r, line)
+		err = eachCSV(r, line)
+	} else {
+		err = eachRawLine(r, maxLine, func(n int, off int64, b []byte) error {
+			if len(b) == 0 {
+				return nil
+			}
+			return line(n, extent{off, uint32(len(b))}, strings.Split(string(b), "\t"))
+		})
 	}
-	return eachRawLine(r, maxLine, func(n int, off int64, b []byte) error {
-		if len(b) == 0 {
-			return nil
-		}
-		return line(n, extent{off, uint32(len(b))}, strings.Split(string(b), "\t"))
-	})
+	if err != nil {
+		return err
+	}
+	if err := d.lines.done(nil); err != nil {
+		return fmt.Errorf(" %w", err)
+	}
+	return nil
 }
 
 func (d *Table) find(c *Columns, names []string) (err error) {
@@ -148,18 +154,17 @@ func csvReader(r io.Reader) *csv.Reader {
 	return cr
 }
 
-// Close closes the file.
+// Close closes the files.
 func (d *Table) Close() error {
+	list := []io.Closer{&d.lines}
 	if c, ok := d.f.(io.Closer); ok {
-		if err := c.Close(); err != nil {
-			return fmt.Errorf("dataset: %w", err)
-		}
+		list = append(list, c)
 	}
-	return nil
+	return closeAll(list...)
 }
 
 // Len returns the number of pictures, or of lines where there are none.
-func (d *Table) Len() int { return len(d.lines.first) }
+func (d *Table) Len() int { return d.lines.len() }
 
 func (d *Table) where(int) string { return d.path }
 
@@ -191,10 +196,12 @@ func (d *Table) fields(x extent) ([]string, error) {
 
 // identify returns example i with no more than ID, ImageID and Group.
 func (d *Table) identify(i int) (r record) {
-	at := d.lines.items[d.lines.first[i]]
+	at, err := d.lines.first(i)
 	r.ID = fmt.Sprintf("%s@%d", filepath.Base(d.path), at.off)
-	if fields, err := d.fields(at); err == nil {
-		d.name(&r, fields)
+	if err == nil {
+		if fields, err := d.fields(at); err == nil {
+			d.name(&r, fields)
+		}
 	}
 	if r.Group == "" {
 		r.Group = r.ID

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 	"vlmo-train/data/vqa"
 )
 
@@ -23,8 +25,6 @@ import (
 // An example is a question; its Answers are those of the ten given that are in the
 // vocabulary. Questions without one are left out, but in test. The order is that of
 // the pictures in the question file, and a picture's questions are together.
-//
-// Questions and annotations stay on disk; about 60 bytes a question are in memory.
 type VQA struct {
 	questions   *os.File
 	annotations *os.File // nil in test
@@ -33,11 +33,13 @@ type VQA struct {
 	vocabulary  *vqa.Vocabulary
 	normalize   bool
 	decode      img.Options
-	items       []vqaItem
+	items       grouped // questions by pictures, with the picture and the annotation's extent
+	begin, end  int     // the part's items
 	unanswered  int
 	lacking
 }
 
+// vqaItem is where a question of a picture is.
 type vqaItem struct {
 	image                int64
 	question, annotation extent
@@ -109,7 +111,8 @@ func OpenVQA(o Options) (_ *VQA, err error) {
 	if d.questions, err = openFile(questions); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	var answered map[int64]extent
+	var all vqaJoin
+	defer all.Close()
 	if annotations != "" {
 		if d.vocabulary, err = vqaVocabulary(o.Path); err != nil {
 			return nil, fmt.Errorf("dataset: %w", err)
@@ -117,17 +120,26 @@ func OpenVQA(o Options) (_ *VQA, err error) {
 		if d.annotations, err = openFile(annotations); err != nil {
 			return nil, fmt.Errorf("dataset: %w", err)
 		}
-		if answered, err = d.answered(annotations); err != nil {
-			return nil, fmt.Errorf("dataset: %w", err)
+		if err = d.annotated(&all); err != nil {
+			return nil, fmt.Errorf("dataset: %s: %w", annotations, err)
 		}
 	}
-	if err := d.index(questions, answered); err != nil {
+	if err := d.index(&all); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
+	d.end = d.items.items.Len()
 	if part != split {
-		d.items = restVal(d.items, part == "rest_val")
+		cut, err := d.restVal()
+		if err != nil {
+			return nil, fmt.Errorf("dataset: %s: %w", questions, err)
+		}
+		if part == "rest_val" {
+			d.begin = cut
+		} else {
+			d.end = cut
+		}
 	}
-	if len(d.items) == 0 {
+	if d.Len() == 0 {
 		return nil, fmt.Errorf("dataset: %s: %w", questions, &emptyError{part, d.lacking.n, d.folder})
 	}
 	return d, nil
@@ -136,6 +148,7 @@ func OpenVQA(o Options) (_ *VQA, err error) {
 // vqaVocabulary makes the vocabulary of the annotations of train and val.
 func vqaVocabulary(root string) (*vqa.Vocabulary, error) {
 	var c vqa.Counter
+	defer c.Close()
 	for _, split := range []string{"train", "val"} {
 		_, path, _, err := vqaFiles(root, split)
 		if err != nil {
@@ -150,22 +163,34 @@ func vqaVocabulary(root string) (*vqa.Vocabulary, error) {
 			if err := json.Unmarshal(raw, &a); err != nil {
 				return err
 			}
-			c.Add(a.Most)
-			return nil
+			return c.Add(a.Most)
 		})
 		f.Close()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return c.Vocabulary(vqa.MinCount), nil
+	v, err := c.Vocabulary(vqa.MinCount)
+	if err != nil {
+		return nil, fmt.Errorf("the vocabulary of answers: %w", err)
+	}
+	return v, nil
 }
 
-// answered returns where the annotations are of the questions that have an answer
-// in the vocabulary; those of the others have no size.
-func (d *VQA) answered(path string) (map[int64]extent, error) {
-	where := make(map[int64]extent)
-	err := eachElement(d.annotations, "annotations", func(x extent, raw json.RawMessage) error {
+// vqaJoin joins questions with annotations and pictures.
+type vqaJoin struct {
+	questions spill.Sorter // question; 0 and the annotation's extent or 1, number, image and extent
+	pictures  presence     // by the questions' numbers
+	n         uint64       // questions
+	rec       []byte
+}
+
+func (j *vqaJoin) Close() error { return closeAll(&j.questions, &j.pictures) }
+
+// annotated adds the annotations; those of the questions without an answer in the
+// vocabulary have no size.
+func (d *VQA) annotated(j *vqaJoin) error {
+	return eachElement(d.annotations, "annotations", func(x extent, raw json.RawMessage) error {
 		var a vqaAnnotation
 		if err := json.Unmarshal(raw, &a); err != nil {
 			return err
@@ -173,26 +198,16 @@ func (d *VQA) answered(path string) (map[int64]extent, error) {
 		if a.Question == nil {
 			return errors.New("an annotation without question_id")
 		}
-		if _, ok := where[*a.Question]; ok {
-			return fmt.Errorf("a second annotation of question %d", *a.Question)
-		}
 		if len(d.vocabulary.Targets(a.answers(), d.normalize)) == 0 {
-			x = extent{}
+			x.size = 0
 		}
-		where[*a.Question] = x
-		return nil
+		j.rec = spill.Encode(j.rec[:0], uint64(*a.Question), 0, uint64(x.off), uint64(x.size))
+		return j.questions.Add(j.rec)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return where, nil
 }
 
-// index lists the questions by pictures. Without answered it keeps all.
-func (d *VQA) index(path string, answered map[int64]extent) error {
-	there := make(listing)
-	var images []int64
-	items := make(map[int64][]vqaItem)
+// index lists the questions by pictures. Without annotations it keeps all.
+func (d *VQA) index(j *vqaJoin) error {
 	err := eachElement(d.questions, "questions", func(x extent, raw json.RawMessage) error {
 		var q vqaQuestion
 		if err := json.Unmarshal(raw, &q); err != nil {
@@ -201,56 +216,126 @@ func (d *VQA) index(path string, answered map[int64]extent) error {
 		if q.ID == nil || q.Image == nil {
 			return errors.New("a question without question_id or image_id")
 		}
-		it := vqaItem{image: *q.Image, question: x}
-		if answered != nil {
-			var ok bool
-			if it.annotation, ok = answered[*q.ID]; !ok {
-				return fmt.Errorf("question %d has no annotation", *q.ID)
-			}
-		}
-		picture := d.picture(*q.Image)
-		ok, err := there.has(picture)
-		if err != nil {
+		j.rec = spill.Encode(j.rec[:0], uint64(*q.ID), 1, j.n, uint64(*q.Image), uint64(x.off), uint64(x.size))
+		if err := j.questions.Add(j.rec); err != nil {
 			return err
 		}
-		if !ok {
-			d.add(picture)
+		j.n++
+		return j.pictures.ask(j.pictures.file(d.picture(*q.Image)), j.n-1)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.questions.Name(), err)
+	}
+	// The number of a question; 0 and whether its picture is there or 1, image and extents.
+	var order spill.Sorter
+	defer order.Close()
+	if err := d.match(j, &order); err != nil {
+		return err
+	}
+	err = j.pictures.each(func(n uint64, there bool) error {
+		ok := uint64(0)
+		if there {
+			ok = 1
+		}
+		return order.Add(spill.Encode(nil, n, 0, ok))
+	})
+	if err != nil {
+		return err
+	}
+	there := false
+	err = order.Each(func(rec []byte) error {
+		var kind [3]uint64
+		if spill.Decode(rec[:24], kind[:]); kind[1] == 0 {
+			there = kind[2] == 1
 			return nil
 		}
-		if answered != nil && it.annotation.size == 0 {
+		var v [5]uint64
+		spill.Decode(rec, v[:])
+		image := int64(v[0])
+		switch {
+		case !there:
+			if d.lacking.n++; d.lacking.n == 1 {
+				d.lacking.first = d.picture(image)
+			}
+			return nil
+		case d.annotations != nil && v[4] == 0:
 			d.unanswered++
 			return nil
 		}
-		if items[*q.Image] == nil {
-			images = append(images, *q.Image)
-		}
-		items[*q.Image] = append(items[*q.Image], it)
-		return nil
+		return d.items.add(strconv.FormatInt(image, 10), extentOf(v[1:]), v[0], v[3], v[4])
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
-	for _, image := range images {
-		d.items = append(d.items, items[image]...)
+	return d.items.done(nil)
+}
+
+// match adds to order each question with its annotation.
+func (d *VQA) match(j *vqaJoin, order *spill.Sorter) error {
+	var twice, none *fileError // the first in the files
+	var id, kind, annotation [2]uint64
+	annotated := false
+	err := j.questions.EachRun(8, func(begins bool, rec []byte) error {
+		spill.Decode(rec[:8], id[:1])
+		spill.Decode(rec[8:16], kind[:1])
+		if begins {
+			annotated = false
+		}
+		if kind[0] == 0 {
+			spill.Decode(rec, annotation[:])
+			if annotated {
+				twice = twice.first(d.annotations, annotation[0], "a second annotation of question %d", int64(id[0]))
+			}
+			annotated = true
+			return nil
+		}
+		var v [4]uint64 // number, image and extent
+		spill.Decode(rec, v[:])
+		if d.annotations == nil {
+			annotation = [2]uint64{}
+		} else if !annotated {
+			none = none.first(d.questions, v[2], "question %d has no annotation", int64(id[0]))
+		}
+		j.rec = spill.Encode(j.rec[:0], v[0], 1, v[1], v[2], v[3], annotation[0], annotation[1])
+		return order.Add(j.rec)
+	})
+	switch {
+	case err != nil:
+		return err
+	case twice != nil:
+		return twice
+	case none != nil:
+		return none
 	}
 	return nil
 }
 
-// restVal returns the items of the last RestVal pictures, or of those before.
-func restVal(items []vqaItem, rest bool) []vqaItem {
-	cut := len(items)
-	for pictures := 0; cut > 0; cut-- {
-		if cut == len(items) || items[cut-1].image != items[cut].image {
-			if pictures == RestVal {
-				break
-			}
-			pictures++
-		}
+// fileError is what is wrong with what begins at a byte of a file.
+type fileError struct {
+	path string
+	off  uint64
+	text string
+}
+
+func (e *fileError) Error() string { return fmt.Sprintf("%s: byte %d: %s", e.path, e.off, e.text) }
+
+// first returns e, or an error at off if that is before it.
+func (e *fileError) first(f *os.File, off uint64, format string, args ...any) *fileError {
+	if e != nil && e.off <= off {
+		return e
 	}
-	if rest {
-		return items[cut:]
+	return &fileError{f.Name(), off, fmt.Sprintf(format, args...)}
+}
+
+// restVal returns where the items of the last RestVal pictures begin.
+func (d *VQA) restVal() (int, error) {
+	n := d.items.len()
+	if n <= RestVal {
+		return 0, nil
 	}
-	return items[:cut]
+	var at [1]uint64
+	err := d.items.groups.At(n-RestVal, at[:])
+	return int(at[0]), err
 }
 
 // picture returns the file of a picture.
@@ -265,26 +350,37 @@ func (d *VQA) Vocabulary() *vqa.Vocabulary { return d.vocabulary }
 // is in the vocabulary. A score over the others is so much too high.
 func (d *VQA) Unanswered() int { return d.unanswered }
 
-// Close closes the JSON files.
+// Close closes the files.
 func (d *VQA) Close() error {
-	var first error
+	list := []io.Closer{&d.items}
 	for _, f := range []*os.File{d.questions, d.annotations} {
 		if f != nil {
-			if err := f.Close(); err != nil && first == nil {
-				first = fmt.Errorf("dataset: %w", err)
-			}
+			list = append(list, f)
 		}
 	}
-	return first
+	return closeAll(list...)
 }
 
 // Len returns the number of questions.
-func (d *VQA) Len() int { return len(d.items) }
+func (d *VQA) Len() int { return d.end - d.begin }
 
 func (d *VQA) where(int) string { return d.questions.Name() }
 
+// item returns where question i is.
+func (d *VQA) item(i int) (it vqaItem, err error) {
+	var v [5]uint64
+	err = d.items.items.At(d.begin+i, v[:])
+	return vqaItem{int64(v[2]), extentOf(v[:]), extentOf(v[3:])}, err
+}
+
 // Group returns the group of example i, its picture's number.
-func (d *VQA) Group(i int) string { return strconv.FormatInt(d.items[i].image, 10) }
+func (d *VQA) Group(i int) string {
+	it, err := d.item(i)
+	if err != nil {
+		return fmt.Sprintf("example %d", i)
+	}
+	return strconv.FormatInt(it.image, 10)
+}
 
 // Example reads example i.
 func (d *VQA) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
@@ -293,7 +389,10 @@ func (d *VQA) Example(i int) (Example, error) { return readExample(d, i, d.decod
 func (d *VQA) ReadWords(i int) (Example, error) { return readWords(d, i) }
 
 func (d *VQA) record(i int, _ bool) (r record, err error) {
-	it := d.items[i]
+	it, err := d.item(i)
+	if err != nil {
+		return r, err
+	}
 	var q vqaQuestion
 	if err := it.question.decode(d.questions, &q); err != nil {
 		return r, err
@@ -302,11 +401,11 @@ func (d *VQA) record(i int, _ bool) (r record, err error) {
 		return r, errors.New("the file has changed since it was opened")
 	}
 	r.ID = strconv.FormatInt(*q.ID, 10)
-	r.ImageID = d.Group(i)
+	r.ImageID = strconv.FormatInt(it.image, 10)
 	r.Group = r.ImageID
 	r.pictures[0].path = d.picture(it.image)
 	r.Question = &Question{ID: *q.ID, Text: q.Text}
-	targets, err := d.targets(i)
+	targets, err := d.targets(it)
 	if err != nil {
 		return r, err
 	}
@@ -318,13 +417,13 @@ func (d *VQA) record(i int, _ bool) (r record, err error) {
 	return r, nil
 }
 
-// targets returns what training on question i aims at.
-func (d *VQA) targets(i int) ([]vqa.Target, error) {
+// targets returns what training on a question aims at.
+func (d *VQA) targets(it vqaItem) ([]vqa.Target, error) {
 	if d.annotations == nil {
 		return nil, nil
 	}
 	var a vqaAnnotation
-	if err := d.items[i].annotation.decode(d.annotations, &a); err != nil {
+	if err := it.annotation.decode(d.annotations, &a); err != nil {
 		return nil, err
 	}
 	return d.vocabulary.Targets(a.answers(), d.normalize), nil

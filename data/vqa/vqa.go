@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/language"
+
+	"vlmo-train/data/internal/spill"
 )
 
 // punctuation is what Normalize removes or replaces by a space; colon, apostrophe
@@ -186,36 +188,56 @@ func (v *Vocabulary) Label(answer string) (int32, bool) {
 	return l, ok
 }
 
-// Counter counts answers for a vocabulary.
+// Counter counts answers for a vocabulary. They are not in memory. The zero Counter is
+// ready for use; it is closed by Vocabulary or by Close.
 type Counter struct {
-	order []string
-	count map[string]int
+	sorter spill.Sorter // hash, number, answer
+	n      uint64
+	rec    []byte
 }
 
-// Add counts the answer given most to a question.
-func (c *Counter) Add(answer string) {
-	if c.count == nil {
-		c.count = make(map[string]int)
-	}
+// Add counts the answer given most to a question. The error is that of a temporary
+// file.
+func (c *Counter) Add(answer string) error {
 	answer = Normalize(answer)
-	if c.count[answer] == 0 {
-		c.order = append(c.order, answer)
-	}
-	c.count[answer]++
+	hi, lo := spill.Hash([]byte(answer))
+	c.rec = append(spill.Encode(c.rec[:0], hi, lo, c.n), answer...)
+	c.n++
+	return c.sorter.Add(c.rec)
 }
 
 // Vocabulary returns the answers added least times or more, in the order in which
 // they were added first.
-func (c *Counter) Vocabulary(least int) *Vocabulary {
-	v := &Vocabulary{label: make(map[string]int32)}
-	for _, a := range c.order {
-		if c.count[a] >= least {
-			v.label[a] = int32(len(v.answers))
-			v.answers = append(v.answers, a)
+func (c *Counter) Vocabulary(least int) (*Vocabulary, error) {
+	var order spill.Sorter // number of the first, answer
+	defer order.Close()
+	var first []byte
+	count := 0
+	err := c.sorter.EachRun(spill.HashLen, func(begins bool, rec []byte) error {
+		if begins {
+			first = append(first[:0], rec[spill.HashLen:]...)
+			count = 0
 		}
+		if count++; count == least {
+			return order.Add(first)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return v
+	v := &Vocabulary{label: make(map[string]int32)}
+	err = order.Each(func(rec []byte) error {
+		a := string(rec[8:])
+		v.label[a] = int32(len(v.answers))
+		v.answers = append(v.answers, a)
+		return nil
+	})
+	return v, err
 }
+
+// Close gives the counter's temporary file back.
+func (c *Counter) Close() error { return c.sorter.Close() }
 
 // Target is an answer a model should give, and how right it is.
 type Target struct {

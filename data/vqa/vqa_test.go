@@ -85,15 +85,19 @@ func TestTargets(t *testing.T) {
 	var c Counter
 	for a, n := range map[string]int{"red": 8, "The dog": 5, "dog.": 4} {
 		for range n {
-			c.Add(a)
+			if err := c.Add(a); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for range MinCount {
-		c.Add("two")
+		if err := c.Add("two"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	v := c.Vocabulary(MinCount)
-	if v.Len() != 2 {
-		t.Fatalf("answers %q, want dog and 2", v.Answers())
+	v, err := c.Vocabulary(MinCount)
+	if err != nil || v.Len() != 2 {
+		t.Fatalf("answers %q, %v, want dog and 2", v.Answers(), err)
 	}
 	dog, _ := v.Label("dog")
 	two, _ := v.Label("2")
