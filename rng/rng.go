@@ -249,3 +249,64 @@ func Permutation(k Key, n int) []int {
 	s := New(k)
 	return s.Perm(n)
 }
+
+// Permuted is a random order of n items in bounded memory. Up to [MaxStored] items it is
+// that of [Permutation]; a longer one is computed instead of stored, by a Feistel network
+// on as many bits as n items need, whose results not below n go through it again (Black,
+// Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Its round function is
+// Philox. It is safe for concurrent use.
+type Permuted struct {
+	stored      []int // nil where it is computed
+	n           uint64
+	key         [2]uint32
+	sample      [2]uint32
+	left, right uint // bits
+}
+
+// MaxStored is the most items of a Permuted that is stored, in 8 MB.
+const MaxStored = 1 << 20
+
+// rounds of the network: enough for a dozen items, and so for many.
+const rounds = 8
+
+// NewPermuted returns the order of n items that k names. It panics if n < 0.
+func NewPermuted(k Key, n int) *Permuted {
+	if n <= MaxStored {
+		return &Permuted{n: uint64(max(n, 0)), stored: Permutation(k, n)}
+	}
+	return newComputed(k, n)
+}
+
+func newComputed(k Key, n int) *Permuted {
+	key, ctr := k.Words()
+	width := uint(bits.Len64(uint64(n - 1)))
+	return &Permuted{n: uint64(n), key: key, sample: [2]uint32{ctr[0], ctr[1]}, left: width / 2, right: width - width/2}
+}
+
+// Len returns the number of items.
+func (p *Permuted) Len() int { return int(p.n) }
+
+// At returns item i of the order, 0 <= i < Len().
+func (p *Permuted) At(i int) int {
+	if p.stored != nil {
+		return p.stored[i]
+	}
+	x := uint64(i)
+	if x >= p.n {
+		panic("rng: no such item in the order")
+	}
+	for {
+		l, r := uint32(x>>p.right), uint32(x&(1<<p.right-1))
+		for round := range uint32(rounds) {
+			// Streams of the key have no such blocks, but after 2^65 numbers.
+			if round&1 == 0 {
+				l ^= Philox(p.key, [4]uint32{p.sample[0], p.sample[1], r, 1<<31 | round})[0] & uint32(1<<p.left-1)
+			} else {
+				r ^= Philox(p.key, [4]uint32{p.sample[0], p.sample[1], l, 1<<31 | round})[0] & uint32(1<<p.right-1)
+			}
+		}
+		if x = uint64(l)<<p.right | uint64(r); x < p.n {
+			return int(x)
+		}
+	}
+}

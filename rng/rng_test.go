@@ -349,6 +349,112 @@ func TestPermutation(t *testing.T) {
 	}
 }
 
+// Each item comes once, wherever n lies between two powers of two.
+func TestPermutedIsAnOrder(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 4, 5, 7, 8, 9, 100, 255, 256, 257, 1000, 5000} {
+		p := newComputed(Key{Seed: 3, Sample: 1 << 40, Purpose: Order}, n)
+		seen := make([]bool, n)
+		for i := range n {
+			v := p.At(i)
+			if v < 0 || v >= n || seen[v] {
+				t.Fatalf("n = %d: item %d is %d", n, i, v)
+			}
+			seen[v] = true
+		}
+		if p.Len() != n {
+			t.Errorf("Len is %d, want %d", p.Len(), n)
+		}
+	}
+	k := Key{Seed: 4, Step: 2, Purpose: Order}
+	for _, n := range []int{0, 1, 1000} {
+		p, want := NewPermuted(k, n), Permutation(k, n)
+		for i, w := range want {
+			if p.At(i) != w {
+				t.Fatalf("item %d of %d is %d, want %d", i, n, p.At(i), w)
+			}
+		}
+		if p.Len() != n {
+			t.Errorf("Len is %d, want %d", p.Len(), n)
+		}
+	}
+	if NewPermuted(k, MaxStored).stored == nil || NewPermuted(k, MaxStored+1).stored != nil {
+		t.Error("MaxStored is not the most")
+	}
+	p := NewPermuted(Key{Seed: 3}, math.MaxInt)
+	for i := range 1000 {
+		if v := p.At(math.MaxInt - 1 - i); v < 0 || v == math.MaxInt-1-i {
+			t.Fatalf("item %d of the largest order is %d", i, v)
+		}
+	}
+	for name, f := range map[string]func(){"NewPermuted(-1)": func() { NewPermuted(Key{}, -1) }, "At(3) of 3": func() { newComputed(Key{}, 3).At(3) }} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s does not panic", name)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+// Over keys, two places of an order have all pairs of items equally often, and distant
+// orders have as little in common as drawn ones.
+func TestPermutedUniform(t *testing.T) {
+	for _, n := range []int{11, 16, 21} {
+		const draws = 40000
+		for _, at := range [][2]int{{0, 1}, {0, n - 1}, {n / 2, n / 3}} {
+			counts := map[[2]int]int{}
+			for k := range uint64(draws) {
+				p := newComputed(Key{Seed: k / 7, Step: k % 7, Purpose: Order}, n)
+				counts[[2]int{p.At(at[0]), p.At(at[1])}]++
+			}
+			pairs := n * (n - 1)
+			want := float64(draws) / float64(pairs)
+			chi := 0.0
+			for _, c := range counts {
+				chi += (float64(c) - want) * (float64(c) - want) / want
+			}
+			chi += want * float64(pairs-len(counts))
+			// Mean pairs-1, standard deviation √(2·(pairs-1)).
+			if limit := float64(pairs-1) + 5*math.Sqrt(2*float64(pairs-1)); chi > limit {
+				t.Errorf("n = %d, places %v: chi-square of %d pairs is %.1f, above %.1f", n, at, pairs, chi, limit)
+			}
+		}
+	}
+	// A large order: no item near its place or its neighbour's item more often than chance.
+	const n = 1_500_000
+	p, next := newComputed(Key{Seed: 5, Purpose: Order}, n), newComputed(Key{Seed: 5, Step: 1, Purpose: Order}, n)
+	near, close, same, sum := 0, 0, 0, 0.0
+	last := -n
+	const looked = 200_000
+	for i := range looked {
+		v := p.At(i)
+		if abs(v-i) < 1000 {
+			near++
+		}
+		if abs(v-last) < 1000 {
+			close++
+		}
+		if abs(next.At(i)-v) < 1000 {
+			same++
+		}
+		sum += float64(v)
+		last = v
+	}
+	want := looked * 2000.0 / n // nearly: places at the ends have fewer neighbours
+	for name, got := range map[string]int{"near their place": near, "near the one before": close, "near those of the next epoch": same} {
+		if math.Abs(float64(got)-want) > 5*math.Sqrt(want) {
+			t.Errorf("%d items are %s, want about %.0f", got, name, want)
+		}
+	}
+	if mean := sum / looked; math.Abs(mean-n/2) > 5*n/math.Sqrt(12*looked) {
+		t.Errorf("the mean of the first items is %.0f", mean)
+	}
+}
+
+func abs(x int) int { return max(x, -x) }
+
 func TestNoAllocation(t *testing.T) {
 	var sink float64
 	if n := testing.AllocsPerRun(100, func() {

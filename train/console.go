@@ -89,8 +89,8 @@ func (c *Console) Step(s *Stage, p *Progress) error {
 func (c *Console) StageEnd(s *Stage) error {
 	c.Close()
 	line := fmt.Sprintf("%s: done in %s", s.Name, c.now().Sub(c.start).Round(100*time.Millisecond))
-	if n := len(s.Skipped); n > 0 {
-		line += fmt.Sprintf("; %d unreadable examples skipped, such as: %s", n, s.Skipped[0])
+	if s.Unreadable > 0 {
+		line += fmt.Sprintf("; %d unreadable examples skipped, such as: %s", s.Unreadable, s.Skipped[0])
 	}
 	if s.Incomplete > 0 {
 		line += fmt.Sprintf("; %d samples without picture or caption left out, such as %s", s.Incomplete, s.AnIncomplete)

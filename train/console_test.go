@@ -23,7 +23,7 @@ func TestConsolePlain(t *testing.T) {
 		// The first step takes 4 s as the others, and 2 s of start.
 		check(t, c.Step(s, &Progress{Step: 2 + i, Losses: losses, Batch: 50, Seconds: 6 + 4*float64(i)}))
 	}
-	s.Skipped = []string{"a.png is no picture"}
+	s.Unreadable, s.Skipped = 1, []string{"a.png is no picture"}
 	check(t, c.StageEnd(s))
 	want := `pairs: 6 steps of 50 pairs, 1.23 M parameters, resumed after step 1
 pairs 2/6  itc 2.0000  itm 1.0000  8.3 pairs/s  24s left

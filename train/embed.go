@@ -64,8 +64,7 @@ const maxErrors = 20
 // texts.npy, [n, dim] float32 of unit length, with images.jsonl and texts.jsonl,
 // which say in a line a row what the row is of. Rows are in the order of the set;
 // a picture's features are those of the whole picture, and each caption has a
-// row. Memory does not depend on the number of examples, except for the set's own
-// index (see package dataset).
+// row. Memory does not depend on the number of examples.
 //
 // The files have their names when all are whole. When ctx ends before, the error
 // wraps ErrInterrupted, and as after any other error none is left. Unreadable

@@ -35,6 +35,7 @@ type entry struct {
 	Step     int            `json:"step"`
 	Handover *vlmo.Handover `json:"handover,omitempty"`
 	Result   *Retrieval     `json:"result,omitempty"`
+	Bad      int            `json:"unreadable,omitempty"`
 	Skipped  []string       `json:"skipped,omitempty"`
 }
 

@@ -66,7 +66,8 @@ type Stage struct {
 	First      int // steps done before, of a resumed stage
 	Parameters int
 	Handover   vlmo.Handover
-	Skipped    []string // unreadable examples
+	Unreadable int      // examples that can't be read and were replaced
+	Skipped    []string // the first hundred of them
 
 	// Incomplete is how many samples of tar files lack a picture or a caption
 	// and were left out, and AnIncomplete the name of one.
@@ -514,8 +515,9 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 		}
 		ld.Recycle(b)
 		p.Seconds = time.Since(start).Seconds()
-		s.Skipped = s.Skipped[:0]
-		for _, e := range ld.Skipped() {
+		var bad []*dataset.BadExampleError
+		s.Unreadable, bad = ld.Skipped()
+		for _, e := range bad[len(s.Skipped):] {
 			s.Skipped = append(s.Skipped, e.Error())
 		}
 		s.Incomplete, s.AnIncomplete = r.sets(s.Stage).incomplete()

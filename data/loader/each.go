@@ -127,7 +127,7 @@ func (s *substitutes) next() (w *window, i int, ok bool) {
 			at := (start + s.step*s.b.stride + s.step/round) % n
 			s.step++
 			if s.b.allows(w, at) {
-				return w, w.order[at], true
+				return w, w.at(at), true
 			}
 		}
 	}
@@ -151,7 +151,7 @@ func (b *Batch) allows(w *window, at int) bool {
 		if at >= r.lo && at < r.hi {
 			return false
 		}
-		if w.group != nil && slices.ContainsFunc(w.order[r.lo:r.hi], func(k int) bool { return w.group[k] == w.group[w.order[at]] }) {
+		if w.group != nil && slices.ContainsFunc(w.dealt[r.lo:r.hi], func(k int) bool { return w.group[k] == w.group[w.dealt[at]] }) {
 			return false
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"vlmo-train/data/dataset"
+	"vlmo-train/data/internal/spill"
 )
 
 // ErrClosed is what Next returns after Close.
@@ -57,10 +58,11 @@ type Loader[T any] struct {
 	wait   sync.WaitGroup
 
 	pos     Position
-	err     error // Next's answer from now on
-	served  int   // examples
-	skipped []*dataset.BadExampleError
-	known   map[badKey]bool // examples in skipped
+	err     error                      // Next's answer from now on
+	served  int                        // examples
+	bad     int                        // examples that can't be read
+	skipped []*dataset.BadExampleError // the first of them
+	known   map[badKey]bool            // all of them
 
 	mu     sync.Mutex
 	closed bool
@@ -68,10 +70,16 @@ type Loader[T any] struct {
 	jobs   []*job[T]
 }
 
-// badKey names an example that can't be read.
-type badKey struct {
-	path, id string
-	index    int
+// maxSkipped is how many examples that can't be read are kept with what is wrong.
+const maxSkipped = 100
+
+// badKey stands for an example that can't be read, by a hash: of a large set there may be
+// many.
+type badKey [2]uint64
+
+func keyOf(e *dataset.BadExampleError) badKey {
+	hi, lo := spill.Hash(fmt.Appendf(nil, "%d %q %s", e.Index, e.ID, e.Path))
+	return badKey{hi, lo}
 }
 
 // job is a batch in work.
@@ -223,14 +231,17 @@ func (l *Loader[T]) next() (T, error) {
 	}
 	b := &j.batch
 	for _, e := range b.bad {
-		key := badKey{e.err.Path, e.err.ID, e.err.Index}
-		if !l.known[key] {
-			l.known[key] = true
+		key := keyOf(e.err)
+		if l.known[key] {
+			continue
+		}
+		l.known[key] = true
+		if l.bad++; len(l.skipped) < maxSkipped {
 			l.skipped = append(l.skipped, e.err)
 		}
 	}
 	l.served += b.Global
-	if n := l.maxBad(); n > 0 && len(l.skipped) > n {
+	if n := l.maxBad(); n > 0 && l.bad > n {
 		return zero, l.tooMany(n)
 	}
 	if j.err != nil {
@@ -265,7 +276,7 @@ func (l *Loader[T]) tooMany(n int) error {
 	var names strings.Builder
 	for i, e := range l.skipped {
 		if i == most {
-			fmt.Fprintf(&names, "\n\tand %d more", len(l.skipped)-most)
+			fmt.Fprintf(&names, "\n\tand %d more", l.bad-most)
 			break
 		}
 		fmt.Fprintf(&names, "\n\t%v", e)
@@ -277,9 +288,11 @@ func (l *Loader[T]) tooMany(n int) error {
 // sampler must go on after a restart, whatever is prepared already.
 func (l *Loader[T]) Position() Position { return l.pos }
 
-// Skipped returns the examples found unreadable and replaced in the batches that
-// Next returned, each once.
-func (l *Loader[T]) Skipped() []*dataset.BadExampleError { return slices.Clone(l.skipped) }
+// Skipped returns how many examples were found unreadable and replaced in the batches
+// that Next returned, each counted once, and the first hundred of them.
+func (l *Loader[T]) Skipped() (n int, first []*dataset.BadExampleError) {
+	return l.bad, slices.Clone(l.skipped)
+}
 
 // Recycle gives back a batch that Next returned and that nobody uses any more,
 // so that its memory serves another.

@@ -255,8 +255,12 @@ func TestBadExamplesAreCountedOnce(t *testing.T) {
 			}
 			batches = append(batches, b)
 		}
-		for _, e := range l.Skipped() {
+		n, list := l.Skipped()
+		for _, e := range list {
 			skipped = append(skipped, e.Index)
+		}
+		if n != len(skipped) {
+			t.Errorf("%d examples skipped, named are %d", n, len(skipped))
 		}
 		return batches, skipped, err
 	}
@@ -332,5 +336,25 @@ func TestNewErrors(t *testing.T) {
 		if _, err := New(t.Context(), s, c, slowly); err == nil {
 			t.Errorf("New with %+v succeeded", c)
 		}
+	}
+}
+
+// Of many examples that can't be read, all are counted and a hundred are named.
+func TestManyBadExamples(t *testing.T) {
+	set := badSet{numberSet: 1000, bad: map[int]bool{}}
+	for i := 0; i < 1000; i += 4 {
+		set.bad[i] = true
+	}
+	s := mustSampler(t, SamplerConfig{Sources: sources(dataset.Whole(set)), Batch: 10, Seed: 8, Epochs: 2})
+	l, err := New(t.Context(), s, Config{Workers: 2, MaxBad: 250}, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for err == nil {
+		_, err = l.Next()
+	}
+	if n, first := l.Skipped(); err != io.EOF || n != 250 || len(first) != maxSkipped {
+		t.Errorf("%d examples skipped, %d named, %v", n, len(first), err)
 	}
 }

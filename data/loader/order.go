@@ -36,12 +36,25 @@ type window struct {
 	last   bool // no shards of the epoch after it
 	sets   []dataset.Shard
 	ends   []int // of each set's examples
-	order  []int
+	n      int   // examples
+	order  *rng.Permuted
+	dealt  []int   // with Distinct: instead of order
 	group  []int32 // with Distinct
 	users  atomic.Int32
 }
 
-func (w *window) len() int { return len(w.order) }
+func (w *window) len() int { return w.n }
+
+// at returns the example at place k of the order.
+func (w *window) at(k int) int {
+	switch {
+	case w.dealt != nil:
+		return w.dealt[k]
+	case w.order != nil:
+		return w.order.At(k)
+	}
+	return k // that of the set
+}
 
 // find returns the shard of example i and its number there.
 func (w *window) find(i int) (dataset.Shard, int) {
@@ -87,7 +100,7 @@ type order struct {
 
 	from   Position // where the first window begins
 	w      *window  // nil before the first
-	at     int      // place in w.order of the next example
+	at     int      // place in the window of the next example
 	ahead  chan built
 	cancel context.CancelFunc
 	failed error // what ended reading ahead
@@ -294,23 +307,20 @@ func (o *order) window(from *opening, p Position) (*window, error) {
 func (o *order) complete(w *window, sets []dataset.Shard) {
 	w.users.Store(1)
 	w.sets = sets
-	n := 0
 	for _, s := range sets {
-		n += s.Len()
-		w.ends = append(w.ends, n)
+		w.n += s.Len()
+		w.ends = append(w.ends, w.n)
 	}
 	if o.inOrder {
-		w.order = make([]int, n)
-		for i := range w.order {
-			w.order[i] = i
-		}
 		return
 	}
-	r := rng.New(rng.Key{Seed: o.seed, Step: uint64(w.epoch), Pass: uint32(w.shard), Purpose: rng.Order, Sample: o.source})
-	w.order = r.Perm(n)
-	if o.arrange != nil {
-		w.order = o.arrange(w.order, &r)
+	key := rng.Key{Seed: o.seed, Step: uint64(w.epoch), Pass: uint32(w.shard), Purpose: rng.Order, Sample: o.source}
+	if o.arrange == nil {
+		w.order = rng.NewPermuted(key, w.n)
+		return
 	}
+	r := rng.New(key)
+	w.dealt = o.arrange(r.Perm(w.n), &r)
 }
 
 // opening opens an epoch's shards in order, several at a time.

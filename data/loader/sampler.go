@@ -55,7 +55,8 @@ type SamplerConfig struct {
 	// Distinct, if not nil, names the group of each example, and no batch has
 	// two examples of a group. Each example still occurs once in an epoch.
 	// [dataset.Dataset].Group is such a function. It needs a single set whose
-	// length is known, and can't go with InOrder.
+	// length is known, and can't go with InOrder; some 50 bytes an example, and each
+	// name, are in memory.
 	Distinct func(i int) string
 
 	// Rank is served with its part of each batch of World ranks; World 0
@@ -95,9 +96,10 @@ type Position struct {
 }
 
 // Sampler goes through a set, epoch by epoch, batch by batch. An epoch's order is
-// the permutation that package rng names by (Seed, epoch, Order, Source), or with
-// Distinct an arrangement drawn from the same stream; see [SamplerConfig].Buffer
-// for sets in shards. It is not safe for concurrent use.
+// the [rng.Permuted] of (Seed, epoch, Order, Source), or with Distinct an arrangement
+// drawn from the same stream; see [SamplerConfig].Buffer for sets in shards. Memory does
+// not depend on the number of examples, except with Distinct. It is not safe for
+// concurrent use.
 type Sampler struct {
 	cfg      SamplerConfig
 	orders   []*order  // one a source
@@ -412,7 +414,7 @@ func (s *Sampler) fill(ctx context.Context, b *Batch) error {
 		b.Step, b.Epoch, b.Index, b.Global, b.First = s.batches, start.Epoch, start.Index, n, lo
 		b.Indices, b.Samples = b.Indices[:0], b.Samples[:0]
 		for i := lo; i < hi; i++ {
-			b.Indices = append(b.Indices, b.all[i].w.order[b.all[i].at])
+			b.Indices = append(b.Indices, b.all[i].w.at(b.all[i].at))
 			b.Samples = append(b.Samples, s.examples+uint64(i))
 		}
 		b.stride, b.bad = s.cfg.Batch, b.bad[:0]

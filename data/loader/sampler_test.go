@@ -107,6 +107,55 @@ func TestOrderIsThePermutationOfTheKey(t *testing.T) {
 	}
 }
 
+// A set may be too large for its order to be held.
+func TestLargeSet(t *testing.T) {
+	const n = 1 << 40
+	for _, cfg := range []SamplerConfig{
+		{Sources: numbers(n), Batch: 4, Seed: 7, Source: 2},
+		{Sources: append(numbers(n), numbers(n)...), Batch: 4, Seed: 7},
+		{Sources: numbers(n), Batch: 4, InOrder: true},
+	} {
+		for i := range cfg.Sources {
+			cfg.Sources[i].Weight = 1
+		}
+		s := mustSampler(t, cfg)
+		var want [][]int
+		place := Position{}
+		for k := range 5 {
+			if k == 2 {
+				place = s.Position()
+			}
+			b, ok := next(t, s)
+			if !ok {
+				t.Fatal("the sampler ended")
+			}
+			want = append(want, b.Indices)
+		}
+		again := mustSampler(t, cfg)
+		if err := again.Seek(place); err != nil {
+			t.Fatal(err)
+		}
+		for k := 2; k < 5; k++ {
+			if b, _ := next(t, again); !slices.Equal(b.Indices, want[k]) {
+				t.Errorf("batch %d is %v after Seek, was %v", k, b.Indices, want[k])
+			}
+		}
+		if len(cfg.Sources) > 1 {
+			continue
+		}
+		p := rng.NewPermuted(rng.Key{Seed: 7, Purpose: rng.Order, Sample: 2}, n)
+		for at := range 20 {
+			w := at
+			if !cfg.InOrder {
+				w = p.At(at)
+			}
+			if want[at/4][at%4] != w {
+				t.Errorf("example %d is %d, want %d", at, want[at/4][at%4], w)
+			}
+		}
+	}
+}
+
 func TestInOrderAndEpochs(t *testing.T) {
 	s := mustSampler(t, SamplerConfig{Sources: numbers(5), Batch: 2, InOrder: true, Epochs: 2})
 	for range 2 {
@@ -388,7 +437,7 @@ func TestEachReplacesBadExamples(t *testing.T) {
 						t.Fatalf("bad example %d is not noted: %v", i, b.bad)
 					}
 					for _, o := range b.all {
-						if o := o.w.order[o.at]; b.Indices[k] == o || distinct != nil && b.Indices[k]/2 == o/2 {
+						if o := o.w.at(o.at); b.Indices[k] == o || distinct != nil && b.Indices[k]/2 == o/2 {
 							t.Fatalf("%d replaced by %d, but %d is in the batch", i, b.Indices[k], o)
 						}
 					}
