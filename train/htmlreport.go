@@ -67,7 +67,7 @@ func (j *Journal) Step(*Stage, *Progress) error { return nil }
 
 // StageEnd notes the time and the examples that could not be read.
 func (j *Journal) StageEnd(s *Stage) error {
-	return j.add(entry{Event: "end", Stage: s.Name, Step: s.Steps, Skipped: s.Skipped})
+	return j.add(entry{Event: "end", Stage: s.Name, Step: s.Steps, Bad: s.Unreadable, Skipped: s.Skipped})
 }
 
 // Evaluated notes a result.
