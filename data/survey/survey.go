@@ -5,6 +5,7 @@ package survey
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -18,6 +19,7 @@ import (
 
 	"vlmo-train/data/dataset"
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 	"vlmo-train/data/text"
 )
 
@@ -29,9 +31,8 @@ type Options struct {
 	// Workers is the number of goroutines that read and decode, at least 1.
 	Workers int
 
-	// Duplicates looks for IDs, pictures and captions that occur twice. It takes
-	// about 40 bytes of memory for each of them; without it, memory does not
-	// grow with the set.
+	// Duplicates looks for IDs, pictures and captions that occur twice. It takes 33
+	// bytes of a temporary file for each of them.
 	Duplicates bool
 
 	// Samples is how many examples to keep, spread over the set as it is read.
@@ -190,13 +191,12 @@ func binWidth(x float64) int {
 	}
 }
 
-// hash is 16 bytes of SHA-256: two different pictures of a thousand million have
-// the same with a probability of 1e-21.
-type hash [16]byte
+// hash is 16 bytes of SHA-256, see [spill.Hash].
+type hash [spill.HashLen]byte
 
 func hashOf(b []byte) hash {
 	s := sha256.Sum256(b)
-	return hash(s[:16])
+	return hash(s[:])
 }
 
 // pictureHash is that of a decoded picture: files that differ in their metadata
@@ -208,29 +208,46 @@ func pictureHash(m *img.Image) hash {
 	binary.LittleEndian.PutUint64(size[8:], uint64(m.H))
 	h.Write(size[:])
 	h.Write(m.Pix)
-	return hash(h.Sum(nil)[:16])
+	return hash(h.Sum(nil))
 }
 
-// twice finds hashes that occur again.
+// twice finds hashes that occur again. They are not in memory.
 type twice struct {
-	first map[hash]int // number of the example
-	count int
-	pairs [][2]int
+	sorter spill.Sorter // hash, number, example
+	n      uint64
+	rec    []byte
 }
 
-func (t *twice) add(h hash, example int) {
-	if t.first == nil {
-		t.first = make(map[hash]int)
-	}
-	first, ok := t.first[h]
-	if !ok {
-		t.first[h] = example
-		return
-	}
-	t.count++
-	if len(t.pairs) < maxPairs {
-		t.pairs = append(t.pairs, [2]int{first, example})
-	}
+func (t *twice) add(h hash, example int) error {
+	t.rec = spill.Encode(append(t.rec[:0], h[:]...), t.n, uint64(example))
+	t.n++
+	return t.sorter.Add(t.rec)
+}
+
+// pair is two examples that have the same.
+type pair struct {
+	first, again int
+	n            uint64 // the number that the second was added by
+}
+
+// result returns how many hashes were there before, and the first of them as pairs.
+func (t *twice) result() (count int, pairs []pair, err error) {
+	var first int
+	var v [2]uint64
+	err = t.sorter.EachRun(len(hash{}), func(begins bool, rec []byte) error {
+		if spill.Decode(rec, v[:]); begins {
+			first = int(v[1])
+			return nil
+		}
+		count++
+		if len(pairs) == maxPairs && v[0] > pairs[maxPairs-1].n {
+			return nil
+		}
+		at, _ := slices.BinarySearchFunc(pairs, v[0], func(p pair, n uint64) int { return cmp.Compare(p.n, n) })
+		pairs = slices.Insert(pairs[:min(len(pairs), maxPairs-1)], at, pair{first, int(v[1]), v[0]})
+		return nil
+	})
+	return count, pairs, err
 }
 
 // facts are what is kept of an example that was read.
@@ -260,6 +277,11 @@ func Set(ctx context.Context, s dataset.Sharded, opt Options) (*Report, error) {
 		w.total = d.Len()
 	}
 	w.resizers.New = func() any { return new(img.Resizer) }
+	defer func() {
+		for _, t := range []*twice{&w.ids, &w.pictures, &w.captions} {
+			t.sorter.Close()
+		}
+	}()
 	for k := range s.Shards() {
 		if err := w.shard(ctx, k); err != nil {
 			return nil, err
@@ -315,7 +337,9 @@ func (w *walk) shard(ctx context.Context, k int) error {
 		close(next)
 		wg.Wait()
 		for i := range n {
-			w.count(&list[i])
+			if err := w.count(&list[i]); err != nil {
+				return fmt.Errorf("survey: %w", err)
+			}
 		}
 		if w.opt.Progress != nil {
 			w.opt.Progress(w.done, w.total)
@@ -380,7 +404,7 @@ func (w *walk) small(m *img.Image) ([]byte, error) {
 }
 
 // count takes up what was read of the next example.
-func (w *walk) count(f *facts) {
+func (w *walk) count(f *facts) error {
 	r, n := w.report, w.done
 	w.done++
 	if f.err != nil {
@@ -388,7 +412,7 @@ func (w *walk) count(f *facts) {
 		if len(r.Errors) < maxErrors {
 			r.Errors = append(r.Errors, f.err.Error())
 		}
-		return
+		return nil
 	}
 	r.Examples++
 	r.Pictures += len(f.sizes)
@@ -417,12 +441,15 @@ func (w *walk) count(f *facts) {
 		w.height.add(s[1])
 	}
 	if w.opt.Duplicates {
-		w.ids.add(f.id, n)
+		err := w.ids.add(f.id, n)
 		for _, h := range f.pictures {
-			w.pictures.add(h, n)
+			err = errors.Join(err, w.pictures.add(h, n))
 		}
 		for _, h := range f.captions {
-			w.captions.add(h, n)
+			err = errors.Join(err, w.captions.add(h, n))
+		}
+		if err != nil {
+			return err
 		}
 	}
 	if w.isSample(n) {
@@ -436,6 +463,7 @@ func (w *walk) count(f *facts) {
 			w.every *= 2
 		}
 	}
+	return nil
 }
 
 func (w *walk) finish(ctx context.Context) (*Report, error) {
@@ -454,26 +482,38 @@ func (w *walk) finish(ctx context.Context) (*Report, error) {
 	if !w.opt.Duplicates {
 		return r, nil
 	}
-	names, err := w.names(ctx, slices.Concat(w.ids.pairs, w.pictures.pairs, w.captions.pairs))
+	var all []pair
+	results := []struct {
+		found *twice
+		to    **Twice
+		pairs []pair
+	}{{&w.ids, &r.IDs, nil}, {&w.pictures, &r.SamePictures, nil}, {&w.captions, &r.SameCaptions, nil}}
+	for i := range results {
+		x := &results[i]
+		count, pairs, err := x.found.result()
+		if err != nil {
+			return nil, fmt.Errorf("survey: %w", err)
+		}
+		*x.to, x.pairs = &Twice{Count: count, Pairs: [][2]string{}}, pairs
+		all = append(all, pairs...)
+	}
+	names, err := w.names(ctx, all)
 	if err != nil {
 		return nil, err
 	}
-	result := func(t *twice) *Twice {
-		out := &Twice{Count: t.count, Pairs: [][2]string{}}
-		for _, p := range t.pairs {
-			out.Pairs = append(out.Pairs, [2]string{names[p[0]], names[p[1]]})
+	for _, x := range results {
+		for _, p := range x.pairs {
+			(*x.to).Pairs = append((*x.to).Pairs, [2]string{names[p.first], names[p.again]})
 		}
-		return out
 	}
-	r.IDs, r.SamePictures, r.SameCaptions = result(&w.ids), result(&w.pictures), result(&w.captions)
 	return r, nil
 }
 
 // names reads the IDs of examples again, by their numbers.
-func (w *walk) names(ctx context.Context, pairs [][2]int) (map[int]string, error) {
+func (w *walk) names(ctx context.Context, pairs []pair) (map[int]string, error) {
 	var wanted []int
 	for _, p := range pairs {
-		wanted = append(wanted, p[0], p[1])
+		wanted = append(wanted, p.first, p.again)
 	}
 	slices.Sort(wanted)
 	wanted = slices.Compact(wanted)

@@ -249,3 +249,30 @@ func TestHead(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What occurs twice is what a map finds, pairs in the order in which they were found.
+func TestTwice(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for _, kinds := range []int{5, 900, 1 << 40} {
+		var found twice
+		first := map[hash]int{}
+		count, want := 0, []pair(nil)
+		for n := range uint64(1000) {
+			h, example := hashOf(fmt.Append(nil, r.IntN(kinds))), int(n/2)
+			if err := found.add(h, example); err != nil {
+				t.Fatal(err)
+			}
+			if f, ok := first[h]; !ok {
+				first[h] = example
+			} else if count++; len(want) < maxPairs {
+				want = append(want, pair{f, example, n})
+			}
+		}
+		got, pairs, err := found.result()
+		if err != nil || got != count || !slices.Equal(pairs, want) {
+			t.Errorf("%d kinds: %d, %v, %v, want %d, %v", kinds, got, pairs, err, count, want)
+		}
+	}
+}
