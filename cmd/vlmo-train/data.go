@@ -111,7 +111,22 @@ func dataSet(c *cli.Context) (dataset.Sharded, error) {
 		}
 	}
 	set := &run.Data.Test[0]
-	return dataset.OpenSet(set.Options(), set.Path...)
+	// A large set takes minutes: opening it is left alone when the command is interrupted.
+	type opened struct {
+		set dataset.Sharded
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		d, err := dataset.OpenSet(set.Options(), set.Path...)
+		done <- opened{d, err}
+	}()
+	select {
+	case o := <-done:
+		return o.set, o.err
+	case <-c.Context.Done():
+		return nil, c.Context.Err()
+	}
 }
 
 // errUnreadable ends data check and data stats where examples can't be read.

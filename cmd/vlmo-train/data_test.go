@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"image"
@@ -104,6 +105,17 @@ func TestData(t *testing.T) {
 	_, out, _ = invoke(t, t.Context(), "data", "head", "-n", "3", "--json", "testdata/emoji/test.jsonl")
 	if strings.Count(out, "\n") != 3 || !strings.HasPrefix(out, `{"id":"1f600-google","group":"1f600","picture":[32,32],"captions":["grinning face"]`) {
 		t.Errorf("%s", out)
+	}
+}
+
+func TestDataInterrupted(t *testing.T) {
+	t.Chdir("../..")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, cmd := range []string{"check", "stats", "head"} {
+		if status, out, errs := invoke(t, ended, "data", cmd, "testdata/emoji/test.jsonl"); status != 130 || out != "" || errs != "vlmo-train: interrupted\n" {
+			t.Errorf("data %s: status %d\n%s%s", cmd, status, out, errs)
+		}
 	}
 }
 

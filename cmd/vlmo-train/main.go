@@ -69,6 +69,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = train.ErrInterrupted
+	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(stderr, "vlmo-train: %s\n", strings.TrimSuffix(line, "\n"))
 	}

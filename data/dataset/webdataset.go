@@ -21,6 +21,7 @@ import (
 
 	"vlmo-train/data/dataset/internal/tarfile"
 	"vlmo-train/data/img"
+	"vlmo-train/data/internal/spill"
 )
 
 // FormatWebDataset is the format of tar files, see [WebDataset].
@@ -162,18 +163,10 @@ func (d *WebDataset) Shard(ctx context.Context, k int) (_ Shard, err error) {
 
 // tarFile is an open tar file, not compressed.
 type tarFile struct {
-	*os.File
+	io.ReaderAt
+	io.Closer
 	size   int64
-	damage error  // of the compressed file
-	temp   string // to be removed when the file is closed
-}
-
-func (f *tarFile) Close() error {
-	err := f.File.Close()
-	if f.temp != "" {
-		os.Remove(f.temp)
-	}
-	return err
+	damage error // of the compressed file
 }
 
 // openTar opens a tar file, unpacked to a temporary file if it is compressed.
@@ -194,24 +187,19 @@ func openTar(ctx context.Context, path string) (*tarFile, error) {
 			f.Close()
 			return nil, err
 		}
-		return &tarFile{File: f, size: info.Size()}, nil
+		return &tarFile{f, f, info.Size(), nil}, nil
 	}
 	defer f.Close()
-	t, err := os.CreateTemp("", "vlmo-shard-*.tar")
+	t, err := spill.Create("vlmo-shard-*.tar")
 	if err != nil {
+		return nil, fmt.Errorf("unpacking: %w", err)
+	}
+	size, damage, err := unpack(ctx, t, f, decompress)
+	if err != nil {
+		t.Close()
 		return nil, err
 	}
-	out := &tarFile{File: t, temp: t.Name()}
-	// Where a file can go while it is open, nothing stays when the process dies.
-	if os.Remove(out.temp) == nil {
-		out.temp = ""
-	}
-	out.size, out.damage, err = unpack(ctx, t, f, decompress)
-	if err != nil {
-		out.Close()
-		return nil, err
-	}
-	return out, nil
+	return &tarFile{t, t, size, damage}, nil
 }
 
 // decompressor returns what unpacks a file that begins with magic, nil where it
@@ -247,7 +235,7 @@ func unpack(ctx context.Context, w io.Writer, r io.Reader, decompress func(io.Re
 			dst.err = b.Flush()
 		}
 		if dst.err != nil {
-			return n, nil, fmt.Errorf("unpacking to a temporary file: %w", dst.err)
+			return n, nil, fmt.Errorf("unpacking: %w", dst.err)
 		}
 	}
 	if src.err != nil {

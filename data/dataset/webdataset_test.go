@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -396,7 +397,10 @@ func TestWebDatasetCutAnywhere(t *testing.T) {
 		}
 	}
 	whole := tarOf(t, members...)
-	dir := t.TempDir()
+	dir, temporary := t.TempDir(), t.TempDir()
+	for _, name := range []string{"TMPDIR", "TMP"} { // of Unix and Windows
+		t.Setenv(name, temporary)
+	}
 	for _, compressed := range []string{"", "gzip", "zstd"} {
 		packed := whole
 		switch compressed {
@@ -436,9 +440,26 @@ func TestWebDatasetCutAnywhere(t *testing.T) {
 			}
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), "vlmo-shard-*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("temporary files are left: %q, %v", left, err)
+	// Nor does unpacking that ends early leave anything.
+	path := filepath.Join(dir, fmt.Sprintf("gzip-%d.tar", len(whole)/128*128))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	d, err := OpenWebDataset(Options{}, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Shard(ended, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+		t.Errorf("temporary files are left: %v, %v", left, err)
+	}
+	if err := os.Remove(temporary); err != nil {
+		t.Fatal(err)
+	}
+	want := "dataset: " + path + ": unpacking: temporary file in " + temporary + " (TMPDIR names another folder): "
+	if _, err := d.Shard(t.Context(), 0); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
 

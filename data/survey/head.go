@@ -56,6 +56,10 @@ func Head(ctx context.Context, s dataset.Sharded, n int, f func(Entry) error) (b
 			return bad, err
 		}
 		for i := 0; i < d.Len() && n > 0; i, n = i+1, n-1 {
+			if err := ctx.Err(); err != nil {
+				d.Close()
+				return bad, err
+			}
 			e, err := d.Example(i)
 			if err != nil {
 				bad++
