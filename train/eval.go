@@ -27,24 +27,32 @@ type Retrieval struct {
 	RerankTop                          int
 	RerankedImageToText, RerankedToImg Recall
 
-	examples []dataset.Example // one an image
+	test     dataset.Dataset
+	examples []dataset.Example // one an image, without it
 	captions []string
 	owner    []int     // the image of each caption
 	score    []float32 // [images, texts]
 }
 
 // Evaluate embeds the test set and ranks it. rerank > 0 also reorders each
-// query's best candidates by ITM logit + cosine.
+// query's best candidates by ITM logit + cosine. In memory are features, captions, a
+// cosine for each pair of an image and a caption and, with rerank, the pixels of all
+// images as the model has them.
 func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 	if r.test == nil {
 		return nil, fmt.Errorf("train: data.test is empty: nothing to evaluate on")
 	}
 	s := engine.NewStep(r.Dev, r.Config.Seed)
 	defer s.Arena.Close()
-	res := &Retrieval{Images: r.test.Len()}
+	res := &Retrieval{Images: r.test.Len(), test: r.test}
 	size := m.ImageSize
 	px := 3 * size * size
-	pixels := make([]float32, res.Images*px)
+	held := min(evalChunk, res.Images) // images whose pixels are in memory
+	if rerank > 0 {
+		held = res.Images
+	}
+	pixels := make([]float32, held*px)
+	var images []float32
 	var ids []vlmo.Text
 	resizer := img.Resizer{}
 	picture := img.New(size, size)
@@ -59,8 +67,16 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 		if err := resizer.Resize(picture, e.Image, img.Box{X1: float32(e.Image.W), Y1: float32(e.Image.H)}); err != nil {
 			return nil, fmt.Errorf("train: example %q: %w", e.ID, err)
 		}
-		if err := img.ToCHW(pixels[i*px:(i+1)*px], picture); err != nil {
+		at := i % held
+		if err := img.ToCHW(pixels[at*px:(at+1)*px], picture); err != nil {
 			return nil, err
+		}
+		if at == held-1 || i == res.Images-1 {
+			more, _, err := embed(s, m, pixels[:(at+1)*px], nil)
+			if err != nil {
+				return nil, err
+			}
+			images = append(images, more...)
 		}
 		for _, c := range e.Captions {
 			t := r.tok.EncodeSpecial(c, m.MaxText)
@@ -69,10 +85,11 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 			}
 			ids, res.captions, res.owner = append(ids, t), append(res.captions, c), append(res.owner, i)
 		}
+		e.Image, e.Image2 = nil, nil
 		res.examples = append(res.examples, e)
 	}
 	res.Texts = len(ids)
-	images, texts, err := embed(s, m, pixels, ids)
+	_, texts, err := embed(s, m, nil, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +112,12 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 	return res, err
 }
 
+// evalChunk is how many images or texts go through the model at a time.
+const evalChunk = 256
+
 // embed returns the unit features of images and texts, [n, dim] each.
 func embed(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text) (images, texts []float32, err error) {
-	const chunk = 256
+	const chunk = evalChunk
 	defer func(on bool) { m.PackWeights = on }(m.PackWeights)
 	m.PackWeights = true
 	px := 3 * m.ImageSize * m.ImageSize

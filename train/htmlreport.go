@@ -308,13 +308,22 @@ func thumb(m *img.Image) ([]byte, error) {
 	return img.EncodePNG(m)
 }
 
+// thumb reads image i again.
+func (r *Retrieval) thumb(i int) ([]byte, error) {
+	e, err := r.test.Example(i)
+	if err != nil {
+		return nil, err
+	}
+	return thumb(e.Image)
+}
+
 // pictures returns n queries in each direction with their best five answers.
 func (r *Retrieval) pictures(n int) ([]report.Example, error) {
 	var list []report.Example
 	for _, t := range spread(r.Texts, n) {
 		e := report.Example{Kind: "text to image", Query: report.Item{Text: r.captions[t]}}
 		for _, i := range top(func(i int) float32 { return r.score[i*r.Texts+t] }, r.Images, 5) {
-			png, err := thumb(r.examples[i].Image)
+			png, err := r.thumb(i)
 			if err != nil {
 				return nil, err
 			}
@@ -323,7 +332,7 @@ func (r *Retrieval) pictures(n int) ([]report.Example, error) {
 		list = append(list, e)
 	}
 	for _, i := range spread(r.Images, n) {
-		png, err := thumb(r.examples[i].Image)
+		png, err := r.thumb(i)
 		if err != nil {
 			return nil, err
 		}
