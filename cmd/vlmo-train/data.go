@@ -77,7 +77,7 @@ func surveyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "vocab", Usage: "WordPiece vocabulary `file` that captions are measured in (default: bert-base-uncased's)"},
 		&cli.StringFlag{Name: "html", Usage: "write a page with sample pictures to this `file`"},
 		&cli.IntFlag{Name: "samples", Value: 48, Usage: "how many `examples` the page shows"},
-		&cli.BoolFlag{Name: "no-duplicates", Usage: "do not look for what occurs twice, which takes 33 bytes in $TMPDIR for each picture, caption and ID"},
+		&cli.BoolFlag{Name: "no-duplicates", Usage: "do not look for what occurs twice, which takes 41 bytes in $TMPDIR for each picture, caption and ID"},
 	}
 }
 

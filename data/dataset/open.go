@@ -233,10 +233,13 @@ var layouts = []struct {
 func sniff(path string) (Format, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		if f := extensions[strings.ToLower(filepath.Ext(path))]; f != "" && isPattern(path) {
+		if !isPattern(path) {
+			return "", err
+		}
+		if f := extensions[strings.ToLower(filepath.Ext(path))]; f != "" {
 			return f, nil
 		}
-		return "", err
+		return "", fmt.Errorf("%s: can't tell the format by the name, and no file has this one", path)
 	}
 	if info.IsDir() {
 		for _, l := range layouts {

@@ -31,7 +31,7 @@ type Options struct {
 	// Workers is the number of goroutines that read and decode, at least 1.
 	Workers int
 
-	// Duplicates looks for IDs, pictures and captions that occur twice. It takes 33
+	// Duplicates looks for IDs, pictures and captions that occur twice. It takes 41
 	// bytes of a temporary file for each of them.
 	Duplicates bool
 
@@ -211,15 +211,17 @@ func pictureHash(m *img.Image) hash {
 	return hash(h.Sum(nil))
 }
 
-// twice finds hashes that occur again. They are not in memory.
+// twice finds hashes that occur again, but what has the name of the one before or of the
+// first. They are not in memory.
 type twice struct {
-	sorter spill.Sorter // hash, number, example
+	sorter spill.Sorter // hash, number, name, example
 	n      uint64
 	rec    []byte
 }
 
-func (t *twice) add(h hash, example int) error {
-	t.rec = spill.Encode(append(t.rec[:0], h[:]...), t.n, uint64(example))
+// add adds a hash of an example; name is 0 where it has none.
+func (t *twice) add(h hash, name uint64, example int) error {
+	t.rec = spill.Encode(append(t.rec[:0], h[:]...), t.n, name, uint64(example))
 	t.n++
 	return t.sorter.Add(t.rec)
 }
@@ -233,18 +235,23 @@ type pair struct {
 // result returns how many hashes were there before, and the first of them as pairs.
 func (t *twice) result() (count int, pairs []pair, err error) {
 	var first int
-	var v [2]uint64
+	var name, last uint64
+	var v [3]uint64
 	err = t.sorter.EachRun(len(hash{}), func(begins bool, rec []byte) error {
 		if spill.Decode(rec, v[:]); begins {
-			first = int(v[1])
+			first, name, last = int(v[2]), v[1], v[1]
 			return nil
 		}
+		if v[1] != 0 && (v[1] == name || v[1] == last) {
+			return nil
+		}
+		last = v[1]
 		count++
 		if len(pairs) == maxPairs && v[0] > pairs[maxPairs-1].n {
 			return nil
 		}
 		at, _ := slices.BinarySearchFunc(pairs, v[0], func(p pair, n uint64) int { return cmp.Compare(p.n, n) })
-		pairs = slices.Insert(pairs[:min(len(pairs), maxPairs-1)], at, pair{first, int(v[1]), v[0]})
+		pairs = slices.Insert(pairs[:min(len(pairs), maxPairs-1)], at, pair{first, int(v[2]), v[0]})
 		return nil
 	})
 	return count, pairs, err
@@ -255,6 +262,7 @@ type facts struct {
 	err      error
 	id       hash
 	pictures []hash
+	names    []uint64 // what the pictures are known by; 0 where each is its own
 	sizes    [][2]int
 	captions []hash
 	tokens   []int
@@ -369,13 +377,17 @@ func (w *walk) read(d dataset.Dataset, i int, sample bool) (f facts) {
 			f.captions = append(f.captions, hashOf([]byte(c)))
 		}
 	}
-	for _, m := range []*img.Image{e.Image, e.Image2} {
+	for k, m := range []*img.Image{e.Image, e.Image2} {
 		if m == nil {
 			continue
 		}
 		f.sizes = append(f.sizes, [2]int{m.W, m.H})
 		if w.opt.Duplicates {
 			f.pictures = append(f.pictures, pictureHash(m))
+			// Questions share their picture.
+			if f.names = append(f.names, 0); f.question && e.ImageID != "" {
+				f.names[len(f.names)-1], _ = spill.Hash(fmt.Append(nil, k, e.ImageID))
+			}
 		}
 	}
 	if sample {
@@ -441,12 +453,12 @@ func (w *walk) count(f *facts) error {
 		w.height.add(s[1])
 	}
 	if w.opt.Duplicates {
-		err := w.ids.add(f.id, n)
-		for _, h := range f.pictures {
-			err = errors.Join(err, w.pictures.add(h, n))
+		err := w.ids.add(f.id, 0, n)
+		for k, h := range f.pictures {
+			err = errors.Join(err, w.pictures.add(h, f.names[k], n))
 		}
 		for _, h := range f.captions {
-			err = errors.Join(err, w.captions.add(h, n))
+			err = errors.Join(err, w.captions.add(h, 0, n))
 		}
 		if err != nil {
 			return err

@@ -250,6 +250,22 @@ func TestHead(t *testing.T) {
 	}
 }
 
+// The questions of one picture share it; another picture of the same pixels counts once.
+func TestQuestionsShareAPicture(t *testing.T) {
+	var set list
+	for i, picture := range []string{"a", "a", "b", "b", "a", "c"} {
+		v := byte(1)
+		if picture == "c" {
+			v = 2
+		}
+		set = append(set, dataset.Example{ID: fmt.Sprint(i), ImageID: picture, Image: filled(3, 3, v), Question: &dataset.Question{Text: fmt.Sprint("q", i)}})
+	}
+	r, err := Set(t.Context(), dataset.Whole(set), Options{Tokenizer: text.BertBaseUncased(), Workers: 2, Duplicates: true})
+	if want := (&Twice{1, [][2]string{{"0", "2"}}}); err != nil || !reflect.DeepEqual(r.SamePictures, want) {
+		t.Errorf("%+v, %v, want %+v", r.SamePictures, err, want)
+	}
+}
+
 // What occurs twice is what a map finds, pairs in the order in which they were found.
 func TestTwice(t *testing.T) {
 	seed := rand.Uint64()
@@ -261,7 +277,7 @@ func TestTwice(t *testing.T) {
 		count, want := 0, []pair(nil)
 		for n := range uint64(1000) {
 			h, example := hashOf(fmt.Append(nil, r.IntN(kinds))), int(n/2)
-			if err := found.add(h, example); err != nil {
+			if err := found.add(h, 0, example); err != nil {
 				t.Fatal(err)
 			}
 			if f, ok := first[h]; !ok {
