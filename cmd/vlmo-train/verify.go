@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vlmo-train/kernels"
+	"vlmo-train/kernels/cuda"
 	"vlmo-train/kernels/ref"
 	"vlmo-train/train/config"
 	"vlmo-train/train/verify"
@@ -46,7 +47,7 @@ func verifyAction(c *cli.Context) error {
 			return err
 		}
 	}
-	dev, err := openDevice(config.Device(c.String("device")), c.Int("threads"))
+	dev, err := openDevice(config.Device(c.String("device")), c.Int("threads"), cuda.Options{})
 	if err != nil {
 		return err
 	}

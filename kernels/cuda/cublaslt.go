@@ -62,10 +62,10 @@ static cublasStatus_t lt_set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttrib
 }
 
 // lt_describe fills p for D[m, n] = op(A) op(B), column-major, and asks the
-// library for an algorithm whose sums have an order that the shape determines:
-// one without atomic sums in place.
+// library for an algorithm: unless any order will do, for one that adds up the
+// parts of a sum in single precision and in an order that the shape determines.
 static cublasStatus_t lt_describe(lt_plan *p, cublasLtHandle_t h, int m, int n, int k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldd,
-		int half_in, int half_out, int epilogue, uint64_t workspace) {
+		int half_in, int half_out, int epilogue, int any_order, uint64_t workspace) {
 	cudaDataType in = half_in ? CUDA_R_16BF : CUDA_R_32F, out = half_out ? CUDA_R_16BF : CUDA_R_32F;
 	int32_t opa = ta ? CUBLAS_OP_T : CUBLAS_OP_N, opb = tb ? CUBLAS_OP_T : CUBLAS_OP_N, bias = out;
 	uint32_t epi = p->epilogue = epilogue;
@@ -79,7 +79,7 @@ static cublasStatus_t lt_describe(lt_plan *p, cublasLtHandle_t h, int m, int n, 
 	TRY(p_cublasLtMatrixLayoutCreate(&p->d, out, m, n, ldd));
 	cublasLtMatmulPreference_t want;
 	TRY(p_cublasLtMatmulPreferenceCreate(&want));
-	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+	uint32_t schemes = any_order ? CUBLASLT_REDUCTION_SCHEME_MASK : CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 	cublasLtMatmulHeuristicResult_t found;
 	int count = 0;
 	cublasStatus_t s = p_cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
@@ -103,6 +103,7 @@ static cublasStatus_t lt_run(lt_plan *p, cublasLtHandle_t h, uint64_t a, uint64_
 import "C"
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"unsafe"
@@ -148,8 +149,13 @@ func ltDescribe() string {
 	if err != nil {
 		return fmt.Sprintf("cuBLASLt: %v; %s", err, ltHint)
 	}
+	return fmt.Sprintf("%s (%s) for large products", ltVersion(), name)
+}
+
+// ltVersion names the library, which is open.
+func ltVersion() string {
 	v := int(C.lt_version())
-	return fmt.Sprintf("cuBLASLt %d.%d.%d (%s) for large products", v/10000, v/100%100, v%100, name)
+	return fmt.Sprintf("cuBLASLt %d.%d.%d", v/10000, v/100%100, v%100)
 }
 
 func ltFailure(call string, s C.cublasStatus_t) error {
@@ -191,13 +197,14 @@ type lt struct {
 	workspace cu.DevicePtr
 	plans     map[ltShape]*C.lt_plan // nil where the library has no algorithm
 	least     int
+	anyOrder  bool
 	noBgrad   bool // for tests: as where the library has no algorithm with BGRADB
 	calls     int  // products that went to it
 }
 
 // openLt opens the library for the owner's context. A machine without it is no error.
-func (o *owner) openLt() error {
-	o.lt = lt{plans: make(map[ltShape]*C.lt_plan), least: ltLeast}
+func (o *owner) openLt(options Options) error {
+	o.lt = lt{plans: make(map[ltShape]*C.lt_plan), least: cmp.Or(options.LtLeast, ltLeast), anyOrder: options.AnyOrder}
 	if _, err := ltOpen(); err != nil {
 		return nil
 	}
@@ -231,7 +238,7 @@ func (o *owner) describe(s ltShape) *C.lt_plan {
 	p := (*C.lt_plan)(C.calloc(1, C.sizeof_lt_plan))
 	// The library is column-major: Cᵀ = op(B)ᵀ op(A)ᵀ.
 	if C.lt_describe(p, o.lt.handle, C.int(s.n), C.int(s.m), C.int(s.k), flag(s.transB), flag(s.transA), C.int64_t(s.strideB), C.int64_t(s.strideA), C.int64_t(s.strideC),
-		flag(s.halfIn), flag(s.halfOut), C.int(s.epilogue), ltWorkspace) != C.CUBLAS_STATUS_SUCCESS {
+		flag(s.halfIn), flag(s.halfOut), C.int(s.epilogue), flag(o.lt.anyOrder), ltWorkspace) != C.CUBLAS_STATUS_SUCCESS {
 		C.lt_drop(p)
 		return nil
 	}

@@ -105,22 +105,6 @@ func TestBF16(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(t *testing.T, list []Result, err error) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(list) == 0 {
-			t.Error("nothing was compared")
-		}
-		for _, r := range list {
-			if r.Case != "preprocess" {
-				t.Logf("%s, %s: %s: error %.2g, ref's %.2g, limit %.2g", r.Case, r.Quantity, r.Worst, r.Err, r.Ref, r.Limit)
-			}
-			if !r.OK() {
-				t.Errorf("%s, %s: %s: error %.2g exceeds %.2g", r.Case, r.Quantity, r.Worst, r.Err, r.Limit)
-			}
-		}
-	}
 	for _, dir := range cases {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			t.Parallel()
@@ -134,6 +118,25 @@ func TestBF16(t *testing.T) {
 			list, err := Random(newCPU(t), ref.New(), compute)
 			check(t, list, err)
 		})
+	}
+}
+
+// check wants results, all of them within their limits.
+func check(t *testing.T, list []Result, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) == 0 {
+		t.Error("nothing was compared")
+	}
+	for _, r := range list {
+		if r.Case != "preprocess" {
+			t.Logf("%s, %s: %s: error %.2g, ref's %.2g, limit %.2g", r.Case, r.Quantity, r.Worst, r.Err, r.Ref, r.Limit)
+		}
+		if !r.OK() {
+			t.Errorf("%s, %s: %s: error %.2g exceeds %.2g", r.Case, r.Quantity, r.Worst, r.Err, r.Limit)
+		}
 	}
 }
 
