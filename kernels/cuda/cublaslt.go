@@ -20,15 +20,19 @@ package cuda
 #define DECLARE(name) static __typeof__(&name) p_##name;
 LT_FUNCTIONS(DECLARE)
 
-static const char *missing;
+static const char *missing, *refused;
 static const char *lt_missing(void) { return missing; }
+static const char *lt_refused(void) { return refused; }
 
-// lt_open opens the library of that name and returns 1, or 0 where it is not
-// there, or lacks the function lt_missing.
+// lt_open opens the library of that name and returns 1, or 0 where it cannot be
+// loaded, for the reason lt_refused, or lacks the function lt_missing.
 static int lt_open(const char *name) {
+	missing = refused = NULL;
 	void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-	if (!library) return 0;
-	missing = NULL;
+	if (!library) {
+		refused = dlerror();
+		return 0;
+	}
 #define FIND(name) if (!(p_##name = (__typeof__(&name))dlsym(library, #name))) missing = #name;
 	LT_FUNCTIONS(FIND)
 	return missing == NULL;
@@ -104,7 +108,9 @@ import "C"
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -129,6 +135,7 @@ var ltNames = []string{"libcublasLt.so.13", "libcublasLt.so.12"}
 
 // ltOpen opens the library once for the process and returns its name.
 var ltOpen = sync.OnceValues(func() (string, error) {
+	err := errors.New("no libcublasLt was found")
 	for _, name := range ltNames {
 		s := C.CString(name)
 		ok := C.lt_open(s) != 0
@@ -136,20 +143,40 @@ var ltOpen = sync.OnceValues(func() (string, error) {
 		if ok {
 			return name, nil
 		}
+		if f := C.lt_missing(); f != nil {
+			err = fmt.Errorf("%s lacks %s", name, C.GoString(f))
+		} else if why := C.GoString(C.lt_refused()); !strings.HasPrefix(why, name+": cannot open") { // it is there
+			err = errors.New(why)
+		}
 	}
-	if name := C.lt_missing(); name != nil {
-		return "", fmt.Errorf("libcublasLt lacks %s", C.GoString(name))
-	}
-	return "", fmt.Errorf("no libcublasLt was found")
+	return "", err
 })
 
-// ltDescribe says which library products use, or what is missing.
-func ltDescribe() string {
+// ltDescribe says which library products use, or what is missing. unusable is why
+// a GPU cannot use it.
+func ltDescribe(unusable error) string {
 	name, err := ltOpen()
+	if err == nil && unusable != nil {
+		err = fmt.Errorf("%s can't be used: %w", name, unusable)
+	}
 	if err != nil {
 		return fmt.Sprintf("cuBLASLt: %v; %s", err, ltHint)
 	}
 	return fmt.Sprintf("%s (%s) for large products", ltVersion(), name)
+}
+
+// ltProbe reports whether the current context's GPU can use the library, if
+// there is one.
+func ltProbe() error {
+	if _, err := ltOpen(); err != nil {
+		return nil
+	}
+	var h C.cublasLtHandle_t
+	if err := ltFailure("cublasLtCreate", C.lt_create(&h)); err != nil {
+		return err
+	}
+	C.lt_destroy(h)
+	return nil
 }
 
 // ltVersion names the library, which is open.

@@ -123,6 +123,14 @@ func TestWithoutLt(t *testing.T) {
 	if d.lt.handle != nil && emu.Present() {
 		t.Fatal("the library is used")
 	}
+	if _, err := ltOpen(); err == nil && emu.Present() {
+		text := strings.Join(Describe(), "\n")
+		for _, w := range []string{"can't be used: cublasLtCreate: CUBLAS_STATUS_NOT_INITIALIZED", "pip install nvidia-cublas-cu12"} {
+			if !strings.Contains(text, w) {
+				t.Errorf("%q is not in\n%s", w, text)
+			}
+		}
+	}
 	m, err := d.Alloc(4 * 3 * 64 * 64)
 	if err != nil {
 		t.Fatal(err)
