@@ -20,7 +20,7 @@ root=$PWD file=$PWD/Dockerfile.cuda
 # container's files lie where every user can read them.
 work=$PWD/build/dockerfile src=$PWD/build/dockerfile/src
 final=$(mktemp -d)
-trap 'rm -rf "$final"' EXIT
+trap 'rm -rf "$final" "$work"' EXIT
 chmod 755 "$final"
 rm -rf "$work"
 mkdir -p "$src"
