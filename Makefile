@@ -6,7 +6,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 .PHONY: help build cuda test-cuda race-cuda dockerfile mutants gpu-check test fixtures turbo race isa lint arm64 generate bench demo verify ci clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## bin/vlmo-train, a static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/vlmo-train ./cmd/vlmo-train
