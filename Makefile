@@ -3,10 +3,10 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cuda test-cuda mutants gpu-check test fixtures turbo race isa lint arm64 generate bench demo verify ci clean
+.PHONY: help build cuda test-cuda race-cuda dockerfile mutants gpu-check test fixtures turbo race isa lint arm64 generate bench demo verify ci clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## bin/vlmo-train, a static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/vlmo-train ./cmd/vlmo-train
@@ -16,6 +16,12 @@ cuda: ## bin/vlmo-train for NVIDIA GPUs (needs gcc, and nvcc or python3)
 
 test-cuda: ## the CUDA kernels on this CPU, in the thread orders of two seeds (needs g++ and python3, no GPU)
 	scripts/cuda.sh test 1 2
+
+race-cuda: ## a part of that under Go's race detector
+	scripts/cuda.sh race
+
+dockerfile: ## what the lines of Dockerfile.cuda come to on this machine (Debian or Ubuntu), without Docker
+	scripts/dockerfile-check.sh
 
 mutants: ## known mistakes in the CUDA kernels, which the tests must find (after make test-cuda)
 	scripts/mutants.sh --result kernels/cuda/mutants/README.md

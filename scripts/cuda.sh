@@ -4,6 +4,7 @@
 #   scripts/cuda.sh build          # bin/vlmo-train for NVIDIA GPUs from sm_80 on; starts without a driver too
 #   scripts/cuda.sh gpu-check      # that, and the tests and the benchmark for scripts/gpu-check.sh
 #   scripts/cuda.sh test [SEED…]   # the kernels on the CPU, through kernels/cudaemu, in the thread orders of the seeds
+#   scripts/cuda.sh race           # a part of these tests under Go's race detector
 #
 # It needs Go, gcc and g++, and python3 where NVCC is not set: then nvcc and the
 # headers come from PyPI. With NVCC the headers are those of its toolkit, unless
@@ -29,6 +30,13 @@ make_emulator() {
   make --no-print-directory -C kernels/cudaemu B="$emulator" KERNELS="$device/all.cpp" INCLUDES="-I$device" "$@"
 }
 
+# emulated builds the kernels' images and the emulator with the kernels in it. It
+# is an sm_80; one architecture is enough, unless more are there.
+emulated() {
+  make --no-print-directory -C kernels/cuda ARCHS="$(cat kernels/cuda/image/archs 2>/dev/null || echo 80)"
+  make_emulator "$emulator/lib/libcuda.so.1" "$emulator/lt/libcublasLt.so.12"
+}
+
 make_emulator "$emulator/shim/libcuda.a"
 export CGO_ENABLED=1 CGO_CFLAGS="-O1 -I$CUDA_INCLUDE -I$CUBLAS_INCLUDE -I$CRT_INCLUDE" CGO_LDFLAGS="-L$emulator/shim -ldl"
 
@@ -43,12 +51,13 @@ build | gpu-check)
   ;;
 test)
   shift
-  # The emulator is an sm_80; one architecture is enough, unless more are there.
-  make --no-print-directory -C kernels/cuda ARCHS="$(cat kernels/cuda/image/archs 2>/dev/null || echo 80)"
+  emulated
   scripts/cuda-resources.sh >build/cuda-resources.md
-  make_emulator "$emulator/lib/libcuda.so.1" "$emulator/lt/libcublasLt.so.12"
+  echo "the emulator"
+  make --no-print-directory -C kernels/cudaemu B="$PWD/build/cudaemu-test" O="$emulator" test
   go test -tags cuda -c -o build/cuda.test ./kernels/cuda
   go test -tags cuda -c -o build/cuda-train.test ./train
+  go test -tags cuda -c -o build/cuda-verify.test ./train/verify
   go build -tags cuda -o build/vlmo-train-cuda ./cmd/vlmo-train
   cd kernels/cuda
   env -u LD_LIBRARY_PATH ../../build/cuda.test -test.run NoDriver
@@ -58,14 +67,32 @@ test)
   done
   echo "products in cuBLASLt"
   LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda.test -test.run 'Lt|Describe|Close'
+  (cd ../../train && LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../build/cuda-train.test -test.run CUDALt)
+  (cd ../../train/verify && CUEMU_RACES=0 LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda-verify.test -test.run CUDALt)
   cd ../../train
   echo "training runs"
-  LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train.test -test.run CUDA
+  LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train.test -test.run CUDA -test.skip CUDALt
   cd ..
-  LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda testdata/parity
+  # Races were looked for in the same kernels above.
+  for precision in fp32 bf16; do
+    CUEMU_RACES=0 LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda --precision $precision --random testdata/parity
+  done
+  ;;
+race)
+  # What goroutines and the owner's thread share; races between the threads of
+  # kernels are the emulator's, and looked for without this.
+  emulated
+  go test -race -tags cuda -c -o build/cuda-race.test ./kernels/cuda
+  go test -race -tags cuda -c -o build/cuda-train-race.test ./train
+  export CUEMU_RACES=0
+  cd kernels/cuda
+  LD_LIBRARY_PATH=$emulator/lib ../../build/cuda-race.test -test.short -test.run 'Conformance$|Uploads|Faults|WrongArguments|Close|Describe|NoGPU'
+  LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda-race.test -test.short -test.run 'OrderLt|WithoutLt'
+  cd ../../train
+  LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train-race.test -test.run 'CUDA$/bf16|CUDALaunchFails|CUDALost'
   ;;
 *)
-  echo "usage: scripts/cuda.sh build | gpu-check | test [SEED…]" >&2
+  echo "usage: scripts/cuda.sh build | gpu-check | test [SEED…] | race" >&2
   exit 2
   ;;
 esac

@@ -46,10 +46,12 @@ part info ./vlmo-train info
 if [ "$size" = small ]; then
   part conformance ./conformance -test.run 'TestConformance$/^(LayerNorm|Gather|Copy)$' -test.v
   part parity ./vlmo-train verify --device cuda parity/text_mlm
+  part parity-bf16 ./vlmo-train verify --device cuda --precision bf16 parity/text_mlm
   measure step -task small -image 32 -batch 2 -steps 1 -gemm 128
 else
   part conformance ./conformance -test.run 'Conformance|Close|Describe' -test.v
-  part parity ./vlmo-train verify --device cuda parity
+  part parity ./vlmo-train verify --device cuda --random parity
+  part parity-bf16 ./vlmo-train verify --device cuda --precision bf16 --random parity
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv >"$logs/nvidia-smi.txt" 2>&1
   for precision in bf16 fp32; do
     measure "step-$precision" -task pretrain -precision "$precision" -batch "$batch" -warmup 3 -steps 10 -gemm 8192

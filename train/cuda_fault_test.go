@@ -75,7 +75,7 @@ var errStop = errors.New("stopped by the test")
 func fails(t *testing.T, c *config.Run) error {
 	t.Helper()
 	before := saved(t, c)
-	dev, err := cuda.New(0)
+	dev, err := cuda.New(0, cuda.Options{})
 	if err == nil {
 		c.Stages[0].CheckpointEvery = 0
 		err = (&Run{Config: c, Dev: dev, Resume: true}).Train(t.Context())
@@ -177,7 +177,7 @@ func TestCUDAShortOfMemory(t *testing.T) {
 	if out := os.Getenv(insideVariable); out != "" {
 		c, err := config.Load(filepath.Join(out, "config.yaml"))
 		check(t, err)
-		dev, err := cuda.New(0)
+		dev, err := cuda.New(0, cuda.Options{})
 		check(t, err)
 		fmt.Println("result:", (&Run{Config: c, Dev: dev}).Train(t.Context()))
 		check(t, dev.(io.Closer).Close())

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"testing"
 
 	"vlmo-train/kernels"
 	"vlmo-train/kernels/cuda"
+	"vlmo-train/kernels/cuda/emu"
 	"vlmo-train/train/config"
 )
 
@@ -20,7 +22,7 @@ import (
 // openCUDA opens the first GPU.
 func openCUDA(t *testing.T) kernels.Device {
 	t.Helper()
-	dev, err := cuda.New(0)
+	dev, err := cuda.New(0, cuda.Options{})
 	if err != nil {
 		t.Skip(err)
 	}
@@ -140,5 +142,50 @@ func TestCUDA(t *testing.T) {
 				near(t, x.name, mixed, want, test.limit)
 			}
 		})
+	}
+}
+
+// The same with products of every size in cuBLASLt, where it is found, also by
+// algorithms that add in any order.
+func TestCUDALt(t *testing.T) {
+	pairs := writePairs(t, t.TempDir(), 28)
+	for _, precision := range []config.Precision{config.FP32, config.BF16} {
+		run := func() *config.Run {
+			c := threeStages(pairs, t.TempDir())
+			c.Precision, c.Stages = precision, c.Stages[3:]
+			c.Stage("vl").Steps = 2
+			return c
+		}
+		limit := 1e-5
+		if precision == config.BF16 {
+			limit = 1e-2
+		}
+		want := losses{}
+		until(t, newCPU(t), run(), false, 2, want.hook())
+		own := 0
+		for _, options := range []cuda.Options{{}, {LtLeast: 1}, {LtLeast: 1, AnyOrder: true}} {
+			dev, err := cuda.New(0, options)
+			if err != nil {
+				t.Skip(err)
+			}
+			if !strings.Contains(dev.Name(), "cuBLASLt") {
+				t.Skip("there is no cuBLASLt")
+			}
+			got, products := losses{}, 0
+			launches := emu.Count(func() { until(t, dev, run(), false, 2, got.hook()) })
+			check(t, dev.(io.Closer).Close())
+			near(t, fmt.Sprintf("%s, %+v", precision, options), got, want, limit)
+			for _, l := range launches {
+				if strings.HasPrefix(l.Kernel, "gemm_") {
+					products++
+				}
+			}
+			t.Logf("%d launches, %d of our products", len(launches), products)
+			if options.LtLeast == 0 {
+				own = products
+			} else if emu.Present() && products > own/4 {
+				t.Errorf("%+v: our kernels still compute %d products of %d", options, products, own)
+			}
+		}
 	}
 }

@@ -133,7 +133,7 @@ func run(o *options) error {
 func open(o *options) (kernels.Device, error) {
 	name := config.Device(o.device)
 	if n, ok := name.GPU(); ok {
-		return cuda.New(n)
+		return cuda.New(n, cuda.Options{})
 	}
 	if name != config.CPU {
 		return nil, fmt.Errorf("unknown device %q, want cpu, cuda or cuda:N", o.device)

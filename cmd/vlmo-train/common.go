@@ -32,6 +32,7 @@ var (
 	threadsFlag   = &cli.IntFlag{Name: "threads", Usage: "worker threads, 0 is one a processor; results do not depend on it"}
 	precisionFlag = &cli.StringFlag{Name: "precision", Usage: "fp32 or bf16, of the blocks' activations and products (default: the configuration's)"}
 	deviceFlag    = &cli.StringFlag{Name: "device", Usage: "cpu, cuda, cuda:`N`, auto (a GPU where there is one) or ref (slow, for checking); default: the configuration's"}
+	exactFlag     = &cli.BoolFlag{Name: "deterministic", Value: true, Usage: "the same seed gives the same bits on the same GPU; --deterministic=false may be faster there"}
 	rerankFlag    = &cli.IntFlag{Name: "rerank", Usage: "let the last vl stage's matching head reorder the best `K` candidates"}
 )
 
@@ -43,21 +44,21 @@ func noArgs(c *cli.Context) error {
 	return nil
 }
 
-// openDevice returns the device of that name.
-func openDevice(name config.Device, threads int) (kernels.Device, error) {
+// openDevice returns the device of that name; options are for a GPU.
+func openDevice(name config.Device, threads int, options cuda.Options) (kernels.Device, error) {
 	switch name {
 	case config.CPU:
 		return cpu.New(cpu.Options{Threads: threads})
 	case config.Ref:
 		return ref.New(), nil
 	case config.Auto:
-		if dev, err := cuda.New(0); err == nil {
+		if dev, err := cuda.New(0, options); err == nil {
 			return dev, nil
 		}
 		return cpu.New(cpu.Options{Threads: threads})
 	}
 	if n, ok := name.GPU(); ok {
-		return cuda.New(n)
+		return cuda.New(n, options)
 	}
 	return nil, usageError{fmt.Sprintf("unknown device %q, want cpu, cuda, cuda:N, auto or ref", name)}
 }
@@ -86,10 +87,13 @@ func newRun(c *cli.Context, cfg *config.Run) (*train.Run, error) {
 	if c.IsSet("precision") {
 		cfg.Precision = config.Precision(c.String("precision"))
 	}
+	if c.IsSet("deterministic") {
+		cfg.Deterministic = c.Bool("deterministic")
+	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	dev, err := openDevice(cfg.Device, cfg.Threads)
+	dev, err := openDevice(cfg.Device, cfg.Threads, cuda.Options{AnyOrder: !cfg.Deterministic})
 	if err != nil {
 		return nil, err
 	}

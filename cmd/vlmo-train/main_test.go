@@ -88,11 +88,39 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
+// Runs are deterministic unless the configuration or a flag says otherwise.
+func TestDeterministicFlag(t *testing.T) {
+	t.Chdir("../..")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "deterministic: true"},
+		{[]string{"--deterministic=false"}, "deterministic: false"},
+		{[]string{"--set", "deterministic=false"}, "deterministic: false"},
+		{[]string{"--set", "deterministic=false", "--deterministic"}, "deterministic: true"},
+	} {
+		args := append([]string{"train", "--preset", "tiny", "--dry-run"}, c.args...)
+		if status, out, errs := invoke(t, t.Context(), args...); status != 0 || !strings.Contains(out, c.want) {
+			t.Errorf("%q: status %d, want %q in\n%s%s", args, status, c.want, out, errs)
+		}
+	}
+}
+
 func TestVerify(t *testing.T) {
 	t.Chdir("../..")
 	status, out, errs := invoke(t, t.Context(), "verify", "--device", "ref", "testdata/parity/preprocess")
 	if status != 0 || !strings.Contains(out, "ok") {
 		t.Errorf("status %d, %s%s", status, out, errs)
+	}
+	status, out, errs = invoke(t, t.Context(), "verify", "--precision", "bf16", "testdata/parity/text_mlm")
+	if status != 0 || !strings.Contains(out, "ref's") || !strings.Contains(out, "gradients, with all savings") {
+		t.Errorf("status %d, %s%s", status, out, errs)
+	}
+	for _, args := range [][]string{{"verify"}, {"verify", "--random", "--precision", "fp8"}} {
+		if status, _, errs := invoke(t, t.Context(), args...); status != 2 {
+			t.Errorf("%q: status %d, %s", args, status, errs)
+		}
 	}
 }
 

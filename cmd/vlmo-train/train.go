@@ -44,7 +44,7 @@ func trainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "train",
 		Usage: "train the stages of a configuration",
-		Flags: slices.Concat(configFlags(), []cli.Flag{seedFlag, outFlag, deviceFlag, threadsFlag, precisionFlag, rerankFlag, resumeFlag, strictFlag,
+		Flags: slices.Concat(configFlags(), []cli.Flag{seedFlag, outFlag, deviceFlag, threadsFlag, precisionFlag, exactFlag, rerankFlag, resumeFlag, strictFlag,
 			&cli.BoolFlag{Name: "dry-run", Usage: "print the configuration and what it would cost, and stop"}}, profileFlags),
 		Action: trainAction,
 	}

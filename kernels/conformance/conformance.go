@@ -27,7 +27,8 @@ import (
 //   - the same op on the same bytes gives the same bits again,
 //   - the op and the slices in it may be reused as soon as Run returns.
 //
-// It also tests Alloc, Write, Read and the sticky error.
+// It also tests Alloc, Write, Read and the sticky error. With -test.short it
+// draws an eighth of the ops.
 func Run(t *testing.T, open func() (kernels.Device, error)) {
 	t.Run("Device", func(t *testing.T) { testDevice(t, open) })
 	for _, s := range specs {
@@ -55,6 +56,9 @@ func (s spec) run(t *testing.T, open func() (kernels.Device, error)) {
 		dev, err := open()
 		if err != nil {
 			t.Fatal(err)
+		}
+		if testing.Short() {
+			s.draws = (s.draws + 7) / 8
 		}
 		failed, worst := 0, 0.0
 		for draw := range s.draws {

@@ -20,15 +20,19 @@ package cuda
 #define DECLARE(name) static __typeof__(&name) p_##name;
 LT_FUNCTIONS(DECLARE)
 
-static const char *missing;
+static const char *missing, *refused;
 static const char *lt_missing(void) { return missing; }
+static const char *lt_refused(void) { return refused; }
 
-// lt_open opens the library of that name and returns 1, or 0 where it is not
-// there, or lacks the function lt_missing.
+// lt_open opens the library of that name and returns 1, or 0 where it cannot be
+// loaded, for the reason lt_refused, or lacks the function lt_missing.
 static int lt_open(const char *name) {
+	missing = refused = NULL;
 	void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-	if (!library) return 0;
-	missing = NULL;
+	if (!library) {
+		refused = dlerror();
+		return 0;
+	}
 #define FIND(name) if (!(p_##name = (__typeof__(&name))dlsym(library, #name))) missing = #name;
 	LT_FUNCTIONS(FIND)
 	return missing == NULL;
@@ -62,10 +66,10 @@ static cublasStatus_t lt_set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttrib
 }
 
 // lt_describe fills p for D[m, n] = op(A) op(B), column-major, and asks the
-// library for an algorithm whose sums have an order that the shape determines:
-// one without atomic sums in place.
+// library for an algorithm: unless any order will do, for one that adds up the
+// parts of a sum in single precision and in an order that the shape determines.
 static cublasStatus_t lt_describe(lt_plan *p, cublasLtHandle_t h, int m, int n, int k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldd,
-		int half_in, int half_out, int epilogue, uint64_t workspace) {
+		int half_in, int half_out, int epilogue, int any_order, uint64_t workspace) {
 	cudaDataType in = half_in ? CUDA_R_16BF : CUDA_R_32F, out = half_out ? CUDA_R_16BF : CUDA_R_32F;
 	int32_t opa = ta ? CUBLAS_OP_T : CUBLAS_OP_N, opb = tb ? CUBLAS_OP_T : CUBLAS_OP_N, bias = out;
 	uint32_t epi = p->epilogue = epilogue;
@@ -79,7 +83,7 @@ static cublasStatus_t lt_describe(lt_plan *p, cublasLtHandle_t h, int m, int n, 
 	TRY(p_cublasLtMatrixLayoutCreate(&p->d, out, m, n, ldd));
 	cublasLtMatmulPreference_t want;
 	TRY(p_cublasLtMatmulPreferenceCreate(&want));
-	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+	uint32_t schemes = any_order ? CUBLASLT_REDUCTION_SCHEME_MASK : CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 	cublasLtMatmulHeuristicResult_t found;
 	int count = 0;
 	cublasStatus_t s = p_cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
@@ -103,7 +107,10 @@ static cublasStatus_t lt_run(lt_plan *p, cublasLtHandle_t h, uint64_t a, uint64_
 import "C"
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -128,6 +135,7 @@ var ltNames = []string{"libcublasLt.so.13", "libcublasLt.so.12"}
 
 // ltOpen opens the library once for the process and returns its name.
 var ltOpen = sync.OnceValues(func() (string, error) {
+	err := errors.New("no libcublasLt was found")
 	for _, name := range ltNames {
 		s := C.CString(name)
 		ok := C.lt_open(s) != 0
@@ -135,21 +143,46 @@ var ltOpen = sync.OnceValues(func() (string, error) {
 		if ok {
 			return name, nil
 		}
+		if f := C.lt_missing(); f != nil {
+			err = fmt.Errorf("%s lacks %s", name, C.GoString(f))
+		} else if why := C.GoString(C.lt_refused()); !strings.HasPrefix(why, name+": cannot open") { // it is there
+			err = errors.New(why)
+		}
 	}
-	if name := C.lt_missing(); name != nil {
-		return "", fmt.Errorf("libcublasLt lacks %s", C.GoString(name))
-	}
-	return "", fmt.Errorf("no libcublasLt was found")
+	return "", err
 })
 
-// ltDescribe says which library products use, or what is missing.
-func ltDescribe() string {
+// ltDescribe says which library products use, or what is missing. unusable is why
+// a GPU cannot use it.
+func ltDescribe(unusable error) string {
 	name, err := ltOpen()
+	if err == nil && unusable != nil {
+		err = fmt.Errorf("%s can't be used: %w", name, unusable)
+	}
 	if err != nil {
 		return fmt.Sprintf("cuBLASLt: %v; %s", err, ltHint)
 	}
+	return fmt.Sprintf("%s (%s) for large products", ltVersion(), name)
+}
+
+// ltProbe reports whether the current context's GPU can use the library, if
+// there is one.
+func ltProbe() error {
+	if _, err := ltOpen(); err != nil {
+		return nil
+	}
+	var h C.cublasLtHandle_t
+	if err := ltFailure("cublasLtCreate", C.lt_create(&h)); err != nil {
+		return err
+	}
+	C.lt_destroy(h)
+	return nil
+}
+
+// ltVersion names the library, which is open.
+func ltVersion() string {
 	v := int(C.lt_version())
-	return fmt.Sprintf("cuBLASLt %d.%d.%d (%s) for large products", v/10000, v/100%100, v%100, name)
+	return fmt.Sprintf("cuBLASLt %d.%d.%d", v/10000, v/100%100, v%100)
 }
 
 func ltFailure(call string, s C.cublasStatus_t) error {
@@ -191,13 +224,14 @@ type lt struct {
 	workspace cu.DevicePtr
 	plans     map[ltShape]*C.lt_plan // nil where the library has no algorithm
 	least     int
+	anyOrder  bool
 	noBgrad   bool // for tests: as where the library has no algorithm with BGRADB
 	calls     int  // products that went to it
 }
 
 // openLt opens the library for the owner's context. A machine without it is no error.
-func (o *owner) openLt() error {
-	o.lt = lt{plans: make(map[ltShape]*C.lt_plan), least: ltLeast}
+func (o *owner) openLt(options Options) error {
+	o.lt = lt{plans: make(map[ltShape]*C.lt_plan), least: cmp.Or(options.LtLeast, ltLeast), anyOrder: options.AnyOrder}
 	if _, err := ltOpen(); err != nil {
 		return nil
 	}
@@ -231,7 +265,7 @@ func (o *owner) describe(s ltShape) *C.lt_plan {
 	p := (*C.lt_plan)(C.calloc(1, C.sizeof_lt_plan))
 	// The library is column-major: Cᵀ = op(B)ᵀ op(A)ᵀ.
 	if C.lt_describe(p, o.lt.handle, C.int(s.n), C.int(s.m), C.int(s.k), flag(s.transB), flag(s.transA), C.int64_t(s.strideB), C.int64_t(s.strideA), C.int64_t(s.strideC),
-		flag(s.halfIn), flag(s.halfOut), C.int(s.epilogue), ltWorkspace) != C.CUBLAS_STATUS_SUCCESS {
+		flag(s.halfIn), flag(s.halfOut), C.int(s.epilogue), flag(o.lt.anyOrder), ltWorkspace) != C.CUBLAS_STATUS_SUCCESS {
 		C.lt_drop(p)
 		return nil
 	}

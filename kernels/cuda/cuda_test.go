@@ -21,7 +21,7 @@ import (
 )
 
 func open(t *testing.T) *device {
-	d, err := New(0)
+	d, err := New(0, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestConformance(t *testing.T) {
 	if noDriver() {
 		t.Skip("no driver")
 	}
-	conformance.Run(t, func() (kernels.Device, error) { return New(0) })
+	conformance.Run(t, func() (kernels.Device, error) { return New(0, Options{}) })
 }
 
 // The same with products of every size in cublasLt, where it is found.
@@ -64,6 +64,55 @@ func TestConformanceLt(t *testing.T) {
 	t.Logf("%d products went to cublasLt", products)
 }
 
+// A product in cublasLt has the same bits each time, unless any order will do:
+// then the library may take an algorithm whose sums have another order each
+// time, as the emulated one does.
+func TestOrderLt(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	if _, err := ltOpen(); err != nil {
+		t.Skip(err)
+	}
+	const n, times = 64, 16
+	for _, any := range []bool{false, true} {
+		dev, err := New(0, Options{AnyOrder: any, LtLeast: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := dev.(*device)
+		m, err := d.Alloc(4 * 3 * n * n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var x [3]kernels.Tensor
+		src, v := rng.New(rng.Key{Seed: 9}), make([]float32, n*n)
+		for i := range x {
+			x[i] = kernels.Matrix(m, i*4*n*n, kernels.F32, n, n)
+			for j := range v {
+				v[j] = float32(src.Norm())
+			}
+			d.Write(x[i], v)
+		}
+		results := map[string]bool{}
+		for range times {
+			d.Run(&kernels.MatMul{A: x[0], B: x[1], C: x[2]})
+			d.Read(v, x[2])
+			results[string(bytesOf(v))] = true
+		}
+		if d.lt.calls != times {
+			t.Errorf("%d products of %d went to cublasLt", d.lt.calls, times)
+		}
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		d.Close()
+		if !any && len(results) != 1 || any && emu.Present() && len(results) == 1 {
+			t.Errorf("any order %v: %d different results", any, len(results))
+		}
+	}
+}
+
 // Where the library can't be used, products go to our kernels.
 func TestWithoutLt(t *testing.T) {
 	if noDriver() {
@@ -73,6 +122,14 @@ func TestWithoutLt(t *testing.T) {
 	d := open(t)
 	if d.lt.handle != nil && emu.Present() {
 		t.Fatal("the library is used")
+	}
+	if _, err := ltOpen(); err == nil && emu.Present() {
+		text := strings.Join(Describe(), "\n")
+		for _, w := range []string{"can't be used: cublasLtCreate: CUBLAS_STATUS_NOT_INITIALIZED", "pip install nvidia-cublas-cu12"} {
+			if !strings.Contains(text, w) {
+				t.Errorf("%q is not in\n%s", w, text)
+			}
+		}
 	}
 	m, err := d.Alloc(4 * 3 * 64 * 64)
 	if err != nil {
@@ -108,7 +165,7 @@ func TestNoDriver(t *testing.T) {
 	if !noDriver() {
 		t.Skip("there is a driver")
 	}
-	if _, err := New(0); err == nil || !strings.Contains(err.Error(), "libcuda.so.1") {
+	if _, err := New(0, Options{}); err == nil || !strings.Contains(err.Error(), "libcuda.so.1") {
 		t.Errorf("New: %v", err)
 	}
 	if lines := Describe(); len(lines) != 2 || !strings.Contains(lines[0], "install the NVIDIA driver") {
@@ -129,7 +186,7 @@ func TestNoGPU(t *testing.T) {
 		}
 		return
 	}
-	if _, err := New(0); err == nil || !strings.Contains(err.Error(), "CUDA_VISIBLE_DEVICES") {
+	if _, err := New(0, Options{}); err == nil || !strings.Contains(err.Error(), "CUDA_VISIBLE_DEVICES") {
 		t.Errorf("New: %v", err)
 	}
 	if text := strings.Join(Describe(), "\n"); !strings.Contains(text, "CUDA error 100") || !strings.Contains(text, "CUDA_VISIBLE_DEVICES") {
@@ -141,7 +198,7 @@ func TestNoSuchGPU(t *testing.T) {
 	if noDriver() {
 		t.Skip("no driver")
 	}
-	if _, err := New(99); err == nil || !strings.Contains(err.Error(), "no GPU 99") {
+	if _, err := New(99, Options{}); err == nil || !strings.Contains(err.Error(), "no GPU 99") {
 		t.Error(err)
 	}
 }

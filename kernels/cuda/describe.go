@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"slices"
@@ -17,42 +18,46 @@ import (
 func Describe() []string {
 	n, err := cu.NumDevices()
 	if err != nil {
-		return []string{fmt.Sprintf("no GPU can be used: %v; %s", explain(err), driverHint), ltDescribe()}
+		return []string{fmt.Sprintf("no GPU can be used: %v; %s", explain(err), driverHint), ltDescribe(nil)}
 	}
 	v := cu.Version()
 	lines := []string{fmt.Sprintf("driver for CUDA %d.%d", v/1000, v%1000/10)}
 	if n == 0 {
 		lines = append(lines, "the driver shows no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, and in a container --gpus all")
 	}
+	var unusable error
 	for i := range n {
-		lines = append(lines, fmt.Sprintf("cuda:%d: %s", i, describeGPU(i)))
+		text, err := describeGPU(i)
+		lines = append(lines, fmt.Sprintf("cuda:%d: %s", i, text))
+		unusable = cmp.Or(unusable, err)
 	}
-	return append(lines, ltDescribe())
+	return append(lines, ltDescribe(unusable))
 }
 
-func describeGPU(ordinal int) string {
+// describeGPU also returns why the GPU cannot use cuBLASLt.
+func describeGPU(ordinal int) (text string, lt error) {
 	dev, err := cu.GetDevice(ordinal)
 	if err != nil {
-		return explain(err).Error()
+		return explain(err).Error(), nil
 	}
 	name, major, minor, err := identify(dev)
 	if err != nil {
-		return err.Error()
+		return err.Error(), nil
 	}
-	text := fmt.Sprintf("%s, sm_%d%d", name, major, minor)
+	text = fmt.Sprintf("%s, sm_%d%d", name, major, minor)
 	if major < 8 {
-		return text + ": too old, the kernels need sm_80 or later (Ampere: A100, RTX 30)"
+		return text + ": too old, the kernels need sm_80 or later (Ampere: A100, RTX 30)", nil
 	}
-	code, free, total, err := probe(dev)
+	code, free, total, lt, err := probe(dev)
 	if err != nil {
-		return fmt.Sprintf("%s: cannot be used: %v", text, err)
+		return fmt.Sprintf("%s: cannot be used: %v", text, err), nil
 	}
-	return fmt.Sprintf("%s, %d of %d MiB free, kernels: %s", text, free>>20, total>>20, code)
+	return fmt.Sprintf("%s, %d of %d MiB free, kernels: %s", text, free>>20, total>>20, code), lt
 }
 
 // probe opens a GPU for a moment and says which code its driver takes of the
-// images, and its memory in bytes.
-func probe(dev cu.Device) (code string, free, total int64, err error) {
+// images, its memory in bytes, and why it cannot use cuBLASLt.
+func probe(dev cu.Device) (code string, free, total int64, lt, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -68,6 +73,7 @@ func probe(dev cu.Device) (code string, free, total int64, err error) {
 		if free, total, err = cu.MemInfo(); err != nil {
 			return
 		}
+		lt = ltProbe()
 		var image []byte
 		if image, err = images.ReadFile("image/adamw.fatbin"); err != nil {
 			return
@@ -87,7 +93,7 @@ func probe(dev cu.Device) (code string, free, total int64, err error) {
 		}
 	}()
 	<-done
-	return code, free, total, explain(err)
+	return code, free, total, lt, explain(err)
 }
 
 // codeName names the code of a kernel whose binary is of a version: that of the

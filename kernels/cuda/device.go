@@ -15,7 +15,7 @@ import (
 // New opens GPU number ordinal. The device holds a context, two streams and 32
 // MiB of staging memory until it is garbage, or closed by the Close method that
 // it has.
-func New(ordinal int) (kernels.Device, error) {
+func New(ordinal int, options Options) (kernels.Device, error) {
 	n, err := cu.NumDevices()
 	switch {
 	case err != nil:
@@ -34,11 +34,15 @@ func New(ordinal int) (kernels.Device, error) {
 	if major < 8 {
 		return nil, fmt.Errorf("kernels/cuda: GPU %d is a %s (sm_%d%d), the kernels need sm_80 or later", ordinal, name, major, minor)
 	}
-	o, err := start(ordinal)
+	o, err := start(ordinal, options)
 	if err != nil {
 		return nil, fmt.Errorf("kernels/cuda: GPU %d: %w", ordinal, err)
 	}
-	d := &device{owner: o, name: fmt.Sprintf("cuda:%d (%s, sm_%d%d)", ordinal, name, major, minor)}
+	products := "no cuBLASLt"
+	if o.lt.handle != nil {
+		products = ltVersion()
+	}
+	d := &device{owner: o, name: fmt.Sprintf("cuda:%d (%s, sm_%d%d, %s)", ordinal, name, major, minor, products)}
 	d.cleanup = runtime.AddCleanup(d, func(o *owner) { close(o.commands) }, o)
 	return d, nil
 }

@@ -68,7 +68,7 @@ type upload struct {
 }
 
 // start opens GPU number ordinal on a thread of its own.
-func start(ordinal int) (*owner, error) {
+func start(ordinal int, options Options) (*owner, error) {
 	o := &owner{commands: make(chan command, 128), done: make(chan struct{}), live: make(map[cu.DevicePtr]struct{})}
 	ready := make(chan error)
 	go func() {
@@ -76,7 +76,7 @@ func start(ordinal int) (*owner, error) {
 		// thread that the Go runtime uses for others.
 		runtime.LockOSThread()
 		defer close(o.done)
-		err := o.open(ordinal)
+		err := o.open(ordinal, options)
 		ready <- err
 		if err != nil {
 			return
@@ -91,7 +91,7 @@ func start(ordinal int) (*owner, error) {
 }
 
 // open makes the context and all that lives as long as the device.
-func (o *owner) open(ordinal int) (err error) {
+func (o *owner) open(ordinal int, options Options) (err error) {
 	if o.dev, err = cu.GetDevice(ordinal); err != nil {
 		return explain(err)
 	}
@@ -138,7 +138,7 @@ func (o *owner) open(ordinal int) (err error) {
 	if o.fault, err = o.alloc(4); err != nil {
 		return err
 	}
-	if err = o.openLt(); err != nil {
+	if err = o.openLt(options); err != nil {
 		return err
 	}
 	return cu.MemsetD8Async(o.fault, 0, 4, o.compute)

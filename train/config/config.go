@@ -40,6 +40,11 @@ type Run struct {
 	// and the visual tokenizer are fp32 always, as checkpoints are, which load
 	// in either precision.
 	Precision Precision `yaml:"precision"`
+	// Deterministic makes the same run give the same bits on the same GPU.
+	// Without it cuBLASLt may take algorithms that don't, which may be faster;
+	// a resumed run then goes on to rounding only. The CPU is deterministic
+	// always.
+	Deterministic bool `yaml:"deterministic"`
 
 	Model  Model   `yaml:"model"`
 	Visual Visual  `yaml:"visual"`
@@ -370,11 +375,12 @@ type RandAugment struct {
 // defaultRun is what a file starts from.
 func defaultRun() *Run {
 	return &Run{
-		Seed:      1,
-		Device:    CPU,
-		Precision: FP32,
-		Model:     Model{FFNRatio: 4, Position: Relative},
-		Visual:    Visual{Kind: NoVisual, Codes: 8192, CodeDim: 32, Decay: 0.99},
+		Seed:          1,
+		Device:        CPU,
+		Precision:     FP32,
+		Deterministic: true,
+		Model:         Model{FFNRatio: 4, Position: Relative},
+		Visual:        Visual{Kind: NoVisual, Codes: 8192, CodeDim: 32, Decay: 0.99},
 	}
 }
 

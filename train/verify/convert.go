@@ -10,6 +10,7 @@ import (
 
 	"vlmo-train/data/img"
 	"vlmo-train/engine"
+	"vlmo-train/kernels"
 	"vlmo-train/vlmo"
 	"vlmo-train/weights"
 )
@@ -35,18 +36,24 @@ func (r *runner) resize() error {
 	}
 	// Nothing in the shapes of a model with absolute positions tells its
 	// heads: the case passes if one of the divisors of the width does.
-	best, bestErr := []Result(nil), math.Inf(1)
+	best, bestErr, heads := []Result(nil), math.Inf(1), 0
+	single := *r
+	single.compute, single.keep = kernels.F32, false
 	for h := 1; h <= c.Dim; h++ {
 		if c.Dim%h != 0 {
 			continue
 		}
-		c.Heads, r.results = h, nil
-		if err := r.resized(w, want); err != nil {
+		c.Heads, single.results = h, nil
+		if err := single.resized(w, want); err != nil {
 			return err
 		}
-		if e := r.results[len(r.results)-1].Err; best == nil || e < bestErr {
-			best, bestErr = r.results, e
+		if e := single.results[len(single.results)-1].Err; best == nil || e < bestErr {
+			best, bestErr, heads = single.results, e, h
 		}
+	}
+	c.Heads = heads
+	if r.keep {
+		return r.resized(w, want)
 	}
 	r.results = best
 	return nil
@@ -171,7 +178,7 @@ func (r *runner) maskedImages() error {
 			masked[i][k] = flags[i*patches+k] != 0
 		}
 	}
-	for _, savings := range []vlmo.Savings{{}, vlmo.AllSavings} {
+	for _, savings := range r.variants() {
 		m, err := r.model(vl, c.ImageSize)
 		if err != nil {
 			return err

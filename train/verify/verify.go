@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 
 	"vlmo-train/engine"
@@ -32,6 +33,7 @@ type Result struct {
 	Case, Quantity string
 	Worst          string // the tensor with the largest error
 	Err, Limit     float64
+	Ref            float64 // in bf16: the error that the reference makes, by which Limit is set
 }
 
 // OK reports whether the quantity is within its limit.
@@ -85,9 +87,15 @@ type runner struct {
 	dev     kernels.Device
 	dir     string
 	name    string
-	c       caseFile
+	c       *caseFile
 	savings vlmo.Savings
 	results []Result
+
+	compute  kernels.DType // of the model
+	shake    uint64        // seed by which its weights are moved a little; 0: not
+	plain    bool          // leave out the run with all savings
+	keep     bool          // compare only notes what it is given, and training is one step
+	measured []measured
 }
 
 // Cases returns the case folders that the arguments name: each is one, or a
@@ -136,14 +144,28 @@ func Cases(args []string) ([]string, error) {
 // of them. The error is about a case that cannot be read or run; a case that
 // runs and differs has a Result that is not OK.
 func Run(dev kernels.Device, dir string) ([]Result, error) {
-	r := &runner{dev: dev, dir: dir, name: filepath.Base(filepath.Clean(dir))}
+	r, err := newRunner(dir)
+	if err != nil {
+		return nil, err
+	}
+	r.dev = dev
+	err = r.run()
+	return r.results, err
+}
+
+func newRunner(dir string) (*runner, error) {
+	r := &runner{dir: dir, name: filepath.Base(filepath.Clean(dir)), c: new(caseFile)}
 	b, err := os.ReadFile(filepath.Join(dir, "case.json"))
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	if err := json.Unmarshal(b, &r.c); err != nil {
+	if err := json.Unmarshal(b, r.c); err != nil {
 		return nil, fmt.Errorf("verify: %s: %w", filepath.Join(dir, "case.json"), err)
 	}
+	return r, nil
+}
+
+func (r *runner) run() error {
 	run := r.task
 	switch {
 	case r.c.Images != nil:
@@ -153,29 +175,30 @@ func Run(dev kernels.Device, dir string) ([]Result, error) {
 	case r.c.Codes > 0:
 		run = r.maskedImages
 	case len(r.c.Task) == 0 || r.c.Config == nil:
-		return nil, fmt.Errorf("verify: %s: case.json names neither a task with its config, a resizing, visual codes nor images", dir)
+		return fmt.Errorf("verify: %s: case.json names neither a task with its config, a resizing, visual codes nor images", r.dir)
 	}
 	if err := run(); err != nil {
-		return r.results, fmt.Errorf("verify: case %s: %w", r.name, err)
+		return fmt.Errorf("verify: case %s: %w", r.name, err)
 	}
-	return r.results, nil
+	return nil
 }
 
 func (r *runner) path(name string) string { return filepath.Join(r.dir, name) }
 
 func (r *runner) read(name string) (vlmo.HostTensors, error) { return vlmo.ReadTensors(r.path(name)) }
 
-// compare adds a Result: the worst relative error over the named pairs.
+// compare adds a Result, the worst relative error over the named pairs, or notes
+// the pairs for later.
 func (r *runner) compare(quantity string, limit float64, got, want map[string][]float32) {
-	res := Result{Case: r.name, Quantity: quantity, Limit: limit}
-	if r.savings != (vlmo.Savings{}) {
-		res.Quantity += ", with all savings"
+	saved := r.savings != (vlmo.Savings{})
+	names := slices.Sorted(maps.Keys(want))
+	if r.keep && len(names) > 0 {
+		for _, n := range names {
+			r.measured = append(r.measured, measured{quantity, n, saved, limit, got[n], want[n]})
+		}
+		return
 	}
-	names := make([]string, 0, len(want))
-	for n := range want {
-		names = append(names, n)
-	}
-	sort.Strings(names)
+	res := Result{Case: r.name, Quantity: title(quantity, saved), Limit: limit}
 	for i, n := range names {
 		e := relative(got[n], want[n])
 		if i == 0 || e > res.Err || math.IsNaN(e) {
@@ -189,6 +212,13 @@ func (r *runner) compare(quantity string, limit float64, got, want map[string][]
 		res.Err, res.Worst = math.NaN(), "nothing to compare"
 	}
 	r.results = append(r.results, res)
+}
+
+func title(quantity string, saved bool) string {
+	if saved {
+		quantity += ", with all savings"
+	}
+	return quantity
 }
 
 // relative returns ‖a−b‖/‖b‖, absolute where b is zero, infinite where the
@@ -296,7 +326,7 @@ func (r *runner) model(w vlmo.HostTensors, imageSize int) (*vlmo.Model, error) {
 	has := func(name string) bool { _, ok := w[name]; return ok }
 	cfg := vlmo.Config{ImageSize: imageSize, Patch: c.Patch, Dim: c.Dim, Depth: c.Depth, Heads: c.Heads, Hidden: 4 * c.Dim,
 		VLStart: c.VLStart, Vocab: c.Vocab, MaxText: c.MaxText, MaxTextInit: c.MaxTextInit, Absolute: c.Absolute, LayerScale: c.LayerScale,
-		TokenTypes: 2}
+		TokenTypes: 2, Compute: r.compute}
 	if fc1, ok := w["transformer.blocks.0.mlp_imag.fc1.weight"]; ok {
 		cfg.Hidden = fc1.Shape[0]
 	}
@@ -320,6 +350,7 @@ func (r *runner) model(w vlmo.HostTensors, imageSize int) (*vlmo.Model, error) {
 	if len(h.Left) > 0 {
 		return nil, fmt.Errorf("weights that the model has no place for: %s", strings.Join(h.Left, ", "))
 	}
+	shake(m, r.shake)
 	return m, nil
 }
 
@@ -332,7 +363,7 @@ func (r *runner) task() error {
 	if err != nil {
 		return err
 	}
-	for _, savings := range []vlmo.Savings{{}, vlmo.AllSavings} {
+	for _, savings := range r.variants() {
 		m, err := r.model(w, r.c.Config.ImageSize)
 		if err != nil {
 			return err
@@ -349,6 +380,14 @@ func (r *runner) task() error {
 		m.Store.Close()
 	}
 	return nil
+}
+
+// variants are the sets of savings that a model is compared with.
+func (r *runner) variants() []vlmo.Savings {
+	if r.plain {
+		return []vlmo.Savings{{}}
+	}
+	return []vlmo.Savings{{}, vlmo.AllSavings}
 }
 
 func (r *runner) is(task string) bool {
@@ -405,6 +444,9 @@ func lossMap(v vlmo.LossValues, want map[string]float64, total float64) (got, re
 func (r *runner) train(m *vlmo.Model, s *engine.Step, in *inputs) error {
 	before := vlmo.Export(m)
 	steps := max(len(r.c.Trajectory), 1)
+	if r.keep {
+		steps = 1
+	}
 	opt := engine.Optimizer{}
 	if o := r.c.Optimizer; o != nil {
 		opt = engine.Optimizer{Beta1: float32(o.Betas[0]), Beta2: float32(o.Betas[1]), Eps: float32(o.Eps), Decay: float32(o.WeightDecay)}
@@ -435,7 +477,7 @@ func (r *runner) train(m *vlmo.Model, s *engine.Step, in *inputs) error {
 			}
 			r.gradients(m, grads)
 		}
-		if len(r.c.Trajectory) > 0 {
+		if steps > 1 {
 			key := fmt.Sprintf("step %d", step)
 			got[key], want[key] = scalar(v.Total), scalar(r.c.Trajectory[step])
 		}
@@ -446,7 +488,7 @@ func (r *runner) train(m *vlmo.Model, s *engine.Step, in *inputs) error {
 			return err
 		}
 	}
-	if len(r.c.Trajectory) > 0 {
+	if steps > 1 {
 		r.compare("trajectory", lossLimit, got, want)
 		after, err := r.read("weights_after.safetensors")
 		if err != nil {

@@ -8,8 +8,11 @@
 // memory outside an allocation) is refused here. A product is a host function
 // on the stream (cuLaunchHostFunc), so it keeps the stream's order and can be
 // captured.
-// Does not model: fp8, half, integers; algorithms, workspaces, tuning; the
-// order of the library's sums.
+// Of algorithms there are two: one whose sums have the order of k, and, where the
+// preference does not exclude reduction in place, one whose sums have another
+// order at each call (CUEMU_SEED; 0: that of k).
+// Does not model: fp8, half, integers; workspaces, tuning; the order of the
+// library's sums.
 //
 // It knows nothing of the emulator: it needs only the driver API. With
 // CUEMU_NO_CUBLASLT=1 cublasLtCreate fails as on a machine without a usable
@@ -140,6 +143,7 @@ struct Product {
   bool transpose_a, transpose_b;
   float alpha = 1, beta = 0;
   unsigned epilogue;
+  size_t first = 0;  // where in k sums begin, and go around
   void *bias, *aux;
   uint64_t bias_type, aux_type, aux_leading;
 
@@ -238,7 +242,8 @@ void multiply(const Product& p, size_t i) {
 
   for (size_t s = 0; s < n; s++) {
     std::fill(sums.begin(), sums.end(), 0.f);
-    for (size_t q = 0; q < k; q++) {
+    for (size_t i = 0; i < k; i++) {
+      size_t q = (p.first + i) % k;
       float factor = wide_b[s * k + q];
       const float* column = &wide_a[q * m];
       for (size_t r = 0; r < m; r++) sums[r] += column[r] * factor;
@@ -275,6 +280,18 @@ void CUDA_CB run_product(void* product) {
 struct Handle {
   std::vector<std::unique_ptr<Product>> products;
 };
+
+// The algorithms, in the first word of cublasLtMatmulAlgo_t.
+constexpr uint64_t kInOrder = 0, kAnyOrder = 1;
+
+// Where the sums of the next product begin.
+size_t any_first(size_t k) {
+  const char* seed = getenv("CUEMU_SEED");
+  static uint64_t state = seed ? strtoull(seed, nullptr, 0) : 1;
+  if (!state) return 0;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return (state >> 33) % std::max<size_t>(k, 1);
+}
 
 }  // namespace
 
@@ -367,7 +384,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
                                               cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
-                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t, int wanted,
+                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t want, int wanted,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   *found = 0;
   if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
@@ -375,6 +392,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   if (auto status = describe(&p, desc, nullptr, a, nullptr, b, nullptr, c, nullptr, d)) return status;
   memset(results, 0, sizeof *results);
   results->wavesCount = 1;
+  uint64_t schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
+  if (want) schemes = ((const Attributes*)want)->get(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
+  results->algo.data[0] = schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE ? kAnyOrder : kInOrder;
   *found = 1;
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -382,13 +402,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t la, const void* b, cublasLtMatrixLayout_t lb, const void* beta,
                               const void* c, cublasLtMatrixLayout_t lc, void* d, cublasLtMatrixLayout_t ld,
-                              const cublasLtMatmulAlgo_t*, void*, size_t, cudaStream_t stream) {
+                              const cublasLtMatmulAlgo_t* algo, void*, size_t, cudaStream_t stream) {
   if (!handle || !alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
   auto p = std::make_unique<Product>();
   if (auto status = describe(p.get(), desc, a, la, b, lb, c, lc, d, ld)) return status;
   p->alpha = *(const float*)alpha;
   p->beta = *(const float*)beta;
   if (!operands_inside(*p)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (algo && algo->data[0] == kAnyOrder) p->first = any_first(p->k());
   if (cuLaunchHostFunc((CUstream)stream, run_product, p.get())) return CUBLAS_STATUS_EXECUTION_FAILED;
   ((Handle*)handle)->products.push_back(std::move(p));
   return CUBLAS_STATUS_SUCCESS;
