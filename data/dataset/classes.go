@@ -6,22 +6,20 @@ import (
 	"strings"
 
 	"vlmo-train/data/img"
-	"vlmo-train/data/internal/spill"
 )
 
 // Classes is a folder with a folder of pictures for each class, as ImageNet is
 // kept: n01440764/n01440764_10026.JPEG. Folders inside a class belong to it. An
 // example has no captions; its keyword is its class, its ID the path in the folder.
 type Classes struct {
-	root   string
+	tree
 	decode img.Options
-	names  *spill.Strings // paths in root
 }
 
 // OpenClasses lists the pictures in o.Path, in the order of folders and names. Pictures that
 // are in no class are an error, and so is a folder without pictures.
 func OpenClasses(o Options) (*Classes, error) {
-	d := &Classes{root: o.Path, decode: o.decode(), names: spill.NewStrings()}
+	d := &Classes{newTree(o.Path), o.decode()}
 	err := d.list("")
 	if err == nil && d.Len() == 0 {
 		err = fmt.Errorf("%s: no pictures in folders", d.root)
@@ -49,28 +47,8 @@ func (d *Classes) list(folder string) error {
 	})
 }
 
-// Close gives back the list of files.
-func (d *Classes) Close() error { return closeAll(d.names) }
-
-// Len returns the number of pictures.
-func (d *Classes) Len() int { return d.names.Len() }
-
-func (d *Classes) where(i int) string {
-	name, err := d.names.At(i)
-	if err != nil {
-		return d.root
-	}
-	return filepath.Join(d.root, name)
-}
-
 // Group returns the group of example i, its ID.
-func (d *Classes) Group(i int) string {
-	name, err := d.names.At(i)
-	if err != nil {
-		return fmt.Sprintf("example %d", i)
-	}
-	return filepath.ToSlash(name)
-}
+func (d *Classes) Group(i int) string { return filepath.ToSlash(d.name(i)) }
 
 // Example reads example i.
 func (d *Classes) Example(i int) (Example, error) { return readExample(d, i, d.decode) }

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"vlmo-train/data/img"
-	"vlmo-train/data/internal/spill"
 )
 
 // Folder is a set of picture files with a caption file beside each:
@@ -16,9 +15,8 @@ import (
 // not. The ID is the path in the folder without the extension, "cats/tom", and
 // every example is a group of its own.
 type Folder struct {
-	dir    string
+	tree
 	decode img.Options
-	names  *spill.Strings // paths in dir
 }
 
 // isPicture reports whether a file name has the extension of a format that
@@ -35,12 +33,12 @@ func isPicture(name string) bool {
 // their captions. A picture without a caption, two pictures that differ in the
 // extension alone, and a folder without pictures are errors that name the file.
 func OpenFolder(o Options) (*Folder, error) {
-	d := &Folder{dir: o.Path, decode: o.decode(), names: spill.NewStrings()}
+	d := &Folder{newTree(o.Path), o.decode()}
 	var stems unique
 	defer stems.Close()
 	err := d.list("", &stems)
 	if err == nil && d.Len() == 0 {
-		err = fmt.Errorf("%s: no pictures", d.dir)
+		err = fmt.Errorf("%s: no pictures", d.root)
 	}
 	var before, again int
 	var twice bool
@@ -59,14 +57,14 @@ func OpenFolder(o Options) (*Folder, error) {
 
 // list adds the pictures in a folder of the set's.
 func (d *Folder) list(folder string, stems *unique) error {
-	return sortedEntries(filepath.Join(d.dir, folder), false, false, func(name string, isFolder bool) error {
+	return sortedEntries(filepath.Join(d.root, folder), false, false, func(name string, isFolder bool) error {
 		name = filepath.Join(folder, name)
 		if isFolder {
 			return d.list(name, stems)
 		}
 		stem := stemOf(name)
-		if _, err := readCaptions(filepath.Join(d.dir, stem) + ".txt"); err != nil {
-			return fmt.Errorf("picture %s: %w", filepath.Join(d.dir, name), err)
+		if _, err := readCaptions(filepath.Join(d.root, stem) + ".txt"); err != nil {
+			return fmt.Errorf("picture %s: %w", filepath.Join(d.root, name), err)
 		}
 		if err := stems.add(stem); err != nil {
 			return err
@@ -99,28 +97,8 @@ func readCaptions(path string) ([]string, error) {
 	return captions, nil
 }
 
-// Close gives back the list of files.
-func (d *Folder) Close() error { return closeAll(d.names) }
-
-// Len returns the number of examples.
-func (d *Folder) Len() int { return d.names.Len() }
-
-func (d *Folder) where(i int) string {
-	name, err := d.names.At(i)
-	if err != nil {
-		return d.dir
-	}
-	return filepath.Join(d.dir, name)
-}
-
 // Group returns the group of example i, its ID.
-func (d *Folder) Group(i int) string {
-	name, err := d.names.At(i)
-	if err != nil {
-		return fmt.Sprintf("example %d", i)
-	}
-	return filepath.ToSlash(stemOf(name))
-}
+func (d *Folder) Group(i int) string { return filepath.ToSlash(stemOf(d.name(i))) }
 
 // Example reads example i.
 func (d *Folder) Example(i int) (Example, error) { return readExample(d, i, d.decode) }
@@ -135,7 +113,7 @@ func (d *Folder) record(i int, _ bool) (r record, err error) {
 	}
 	r.ID = filepath.ToSlash(stemOf(name))
 	r.Group = r.ID
-	path := filepath.Join(d.dir, name)
+	path := filepath.Join(d.root, name)
 	r.pictures[0].path = path
 	r.Captions, err = readCaptions(stemOf(path) + ".txt")
 	return r, err

@@ -237,7 +237,8 @@ func (d *VQA) index(j *vqaJoin) error {
 		if there {
 			ok = 1
 		}
-		return order.Add(spill.Encode(nil, n, 0, ok))
+		j.rec = spill.Encode(j.rec[:0], n, 0, ok)
+		return order.Add(j.rec)
 	})
 	if err != nil {
 		return err

@@ -116,6 +116,7 @@ func (p *product) wide(r region) {
 	for j := r.j0; j < r.j1; j += ncMax {
 		nc := min(ncMax, r.j1-j)
 		c := p.C.F32()[min(j, p.C.Stride):]
+		p.sumUp(j == 0, b.sums)
 		for l := 0; l == 0 || l < p.steps; l += p.depth {
 			kc := min(p.depth, p.steps-l)
 			panels := p.packed(l, kc, j)
@@ -126,10 +127,6 @@ func (p *product) wide(r region) {
 			add := l > 0 || p.Accumulate
 			for i := r.i0; i < r.i1; i += mcMax {
 				mc := min(mcMax, r.i1-i)
-				p.sums = nil
-				if j == 0 && !p.Sum.IsZero() {
-					p.sums = b.sums
-				}
 				ap := p.packA(b.a, l, kc, i, mc)
 				ni, nl, nj := i+mcMax, l, j
 				if ni >= r.i1 {
@@ -160,6 +157,7 @@ func (p *product) narrow(r region) {
 	for j := r.j0; j < r.j1; j += ncMax {
 		nc := min(ncMax, r.j1-j)
 		ldc := up(nc, nr)
+		p.sumUp(j == 0, b.sums)
 		if w.weights == nil {
 			for l := 0; l < p.steps; l += p.depth {
 				p.packB(b.b[l*ldc:], l, min(p.depth, p.steps-l), j, nc)
@@ -172,10 +170,6 @@ func (p *product) narrow(r region) {
 				panels := p.packed(l, kc, j)
 				if panels == nil {
 					panels = b.b[l*ldc:]
-				}
-				p.sums = nil
-				if j == 0 && !p.Sum.IsZero() {
-					p.sums = b.sums
 				}
 				ap := p.packA(b.a, l, kc, i, mc)
 				ni, nl, nj := i, l+p.depth, j
@@ -199,9 +193,21 @@ func (p *product) narrow(r region) {
 	}
 }
 
+// sumUp has packA sum up rows of A, in sums, where Sum wants it and they have not
+// been: with the first columns of B.
+func (p *product) sumUp(first bool, sums []float32) {
+	p.sums = nil
+	if first && !p.Sum.IsZero() {
+		p.sums = sums
+	}
+}
+
 // buffers is a worker's memory for blocks.
 type buffers struct {
-	a, b, tile, row, sums []float32
+	a, b []float32 // packed
+	tile []float32 // results
+	row  []float32 // of zeros where there is no bias
+	sums []float32 // of rows of A
 }
 
 // buffers returns memory for so many elements of packed B and of results, and

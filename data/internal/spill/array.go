@@ -17,7 +17,8 @@ type Array struct {
 // NewArray returns an empty array with rows of width numbers.
 func NewArray(width int) *Array { return &Array{width: width, row: make([]byte, 0, 8*width)} }
 
-// Append appends a row.
+// Append appends a row. It panics if that has another width. The error is that of a
+// temporary file.
 func (a *Array) Append(row ...uint64) error {
 	if len(row) != a.width {
 		panic("spill: a row of another width")
@@ -33,7 +34,8 @@ func (a *Array) Append(row ...uint64) error {
 // Len returns the number of rows.
 func (a *Array) Len() int { return a.n }
 
-// At reads the first numbers of row i, 0 <= i < Len(), as many as row has room for.
+// At reads the first numbers of row i, 0 <= i < Len(), as many as row has room for. The
+// error is that of a temporary file.
 func (a *Array) At(i int, row []uint64) error {
 	var space [64]byte
 	b := space[:]
@@ -94,7 +96,7 @@ type Strings struct {
 // NewStrings returns an empty list.
 func NewStrings() *Strings { return &Strings{places: NewArray(2)} }
 
-// Append appends a string.
+// Append appends a string. The error is that of a temporary file.
 func (s *Strings) Append(x string) error {
 	off, err := s.data.append([]byte(x))
 	if err != nil {
@@ -106,7 +108,7 @@ func (s *Strings) Append(x string) error {
 // Len returns the number of strings.
 func (s *Strings) Len() int { return s.places.Len() }
 
-// At returns string i, 0 <= i < Len().
+// At returns string i, 0 <= i < Len(). The error is that of a temporary file.
 func (s *Strings) At(i int) (string, error) {
 	var at [2]uint64
 	if err := s.places.At(i, at[:]); err != nil {

@@ -47,7 +47,7 @@ func prefix(b []byte) uint64 {
 	return binary.BigEndian.Uint64(p[:])
 }
 
-// Add adds a record, which it copies.
+// Add adds a record, which it copies. The error is that of a temporary file.
 func (s *Sorter) Add(rec []byte) error {
 	if s.limit == 0 {
 		s.limit = memory
