@@ -27,7 +27,7 @@ func (f *Finder) Run(op kernels.Op) {
 	}
 	f.list = op.Operands(f.list[:0])
 	for _, o := range f.list {
-		if o.Role == kernels.In || o.Type == kernels.I32 {
+		if o.Role == kernels.In || o.Type == kernels.I32 || o.Type == kernels.U8 {
 			continue
 		}
 		for r := range o.Rows {

@@ -91,6 +91,13 @@ func (s *Step) Indices(v []int32) kernels.Tensor {
 	return t
 }
 
+// Bytes copies pixels into a new activation of the given shape.
+func (s *Step) Bytes(v []byte, rows, cols int) kernels.Tensor {
+	t := s.Arena.Tensor(kernels.U8, rows, cols)
+	s.Dev.Write(t, v)
+	return t
+}
+
 // Backward runs the tape from its end to its beginning.
 func (s *Step) Backward() { s.Tape.run(s) }
 

@@ -339,12 +339,21 @@ func (o *ScatterAdd) Operands(l []Operand) []Operand {
 
 // Patchify cuts images into patches: row b·P + p of Y holds patch p of image
 // b, patches in row order, elements in the order (channel, y, x) of a
-// convolution's weight.
+// convolution's weight. Bytes are normalised on the way: see Value.
 type Patchify struct {
-	X                       Tensor // [B, C·H·W], planes
+	X                       Tensor // F32 or U8 [B, C·H·W], planes
 	Y                       Tensor // [B·(H/S)·(W/S), C·S·S], =
 	Channels, Height, Width int
-	Size                    int // S, the patch's edge in pixels
+	Size                    int     // S, the patch's edge in pixels
+	Mean, Std               float32 // of bytes as parts of 255
+}
+
+// Value returns what stands for byte b in Y: (b/255 − Mean)/Std, each step
+// rounded to float32, as torchvision's ToTensor and Normalize do.
+func (o *Patchify) Value(b byte) float32 {
+	x := float32(b) / 255
+	x -= o.Mean
+	return x / o.Std
 }
 
 func (o *Patchify) Name() string { return "Patchify" }
@@ -354,11 +363,23 @@ func (o *Patchify) Check() error {
 		c.fail("%d×%d×%d pixels do not divide into patches of %d", o.Channels, o.Height, o.Width, o.Size)
 		return c.err
 	}
-	c.tensor("X", o.X, F32, -1, o.Channels*o.Height*o.Width)
+	typ := F32
+	if o.X.Type == U8 {
+		typ = U8
+		if !(o.Std > 0) {
+			c.fail("bytes with the deviation %v", o.Std)
+		}
+	}
+	c.tensor("X", o.X, typ, -1, o.Channels*o.Height*o.Width)
 	c.tensor("Y", o.Y, F32, o.X.Rows*(o.Height/o.Size)*(o.Width/o.Size), o.Channels*o.Size*o.Size)
 	return c.err
 }
-func (o *Patchify) FLOPs() int64 { return 0 }
+func (o *Patchify) FLOPs() int64 {
+	if o.X.Type == U8 {
+		return 3 * int64(o.Y.Len())
+	}
+	return 0
+}
 func (o *Patchify) Bytes() int64 { return bytesOf(o) }
 func (o *Patchify) Operands(l []Operand) []Operand {
 	return operands(l, Operand{"X", o.X, In}, Operand{"Y", o.Y, Out})

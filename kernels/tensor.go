@@ -21,12 +21,16 @@ const (
 	F32  DType = iota // IEEE 754 single precision
 	I32               // two's complement 32-bit integer: row indices, labels, token ids
 	BF16              // bfloat16, the upper half of a single: activations and weights of products
+	U8                // byte: pixels as decoded
 )
 
 // Size returns the bytes of one element.
 func (t DType) Size() int {
-	if t == BF16 {
+	switch t {
+	case BF16:
 		return 2
+	case U8:
+		return 1
 	}
 	return 4
 }
@@ -39,6 +43,8 @@ func (t DType) String() string {
 		return "i32"
 	case BF16:
 		return "bf16"
+	case U8:
+		return "u8"
 	}
 	return fmt.Sprintf("DType(%d)", uint8(t))
 }
@@ -135,6 +141,15 @@ func (t Tensor) BF16() []uint16 {
 	return unsafe.Slice((*uint16)(unsafe.Pointer(&t.Mem.Host[t.Offset])), n)
 }
 
+// U8 is like [Tensor.F32] for bytes.
+func (t Tensor) U8() []byte {
+	n := t.span()
+	if n == 0 {
+		return nil
+	}
+	return t.Mem.Host[t.Offset:][:n:n]
+}
+
 // RoundBF16 returns the bfloat16 nearest to x, of two equally near ones the
 // even. A NaN stays one.
 func RoundBF16(x float32) uint16 {
@@ -215,12 +230,13 @@ type Device interface {
 	Free(m *Memory)
 	// Run enqueues op. It keeps no reference to op or to slices in it.
 	Run(op Op)
-	// Write copies src into the contiguous tensor dst. src is a []float32,
-	// []int32 or, for BF16, []uint16 of dst's type and length, and may be
-	// reused at once.
+	// Write copies src into the contiguous tensor dst, after the ops before it
+	// and before those that follow. src is a []float32, []int32, []byte or, for
+	// BF16, []uint16 of dst's type and length, and may be reused at once.
 	Write(dst Tensor, src any)
 	// Read waits for all ops before it and copies the contiguous tensor src
-	// into dst, a []float32, []int32 or []uint16 of its type and length.
+	// into dst, a []float32, []int32, []byte or []uint16 of its type and
+	// length.
 	Read(dst any, src Tensor)
 	// Sync waits for all ops and returns the first error of the device.
 	Sync() error

@@ -35,6 +35,19 @@ func Share(s *engine.Step, n Node) Node {
 	return n
 }
 
+// PixelMean and PixelStd normalise the three channels of an image, whose bytes
+// are parts of 255 (SPEC §10).
+const PixelMean, PixelStd = 0.5, 0.5
+
+// Patches cuts images into patches of size × size: pixels are [n, 3·edge·edge]
+// in planes, F32 and normalised, or U8; the result is F32
+// [n·(edge/size)², 3·size²].
+func Patches(s *engine.Step, pixels kernels.Tensor, edge, size int) kernels.Tensor {
+	y := s.Floats(pixels.Rows*(edge/size)*(edge/size), 3*size*size)
+	engine.Run(s, kernels.Patchify{X: pixels, Y: y, Channels: 3, Height: edge, Width: edge, Size: size, Mean: PixelMean, Std: PixelStd})
+	return y
+}
+
 // Linear is y = x·Wᵀ + b, with W [out, in] and b [out] or nil.
 type Linear struct {
 	Weight, Bias *engine.Param

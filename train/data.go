@@ -21,6 +21,7 @@ import (
 // batch is what the loader's workers prepare for a stage.
 type batch struct {
 	vlmo.Batch
+	image []byte // pixels on the host, [images, 3·size·size] in planes
 	masks [][]bool
 	ids   []string // of the examples, for messages
 }
@@ -161,15 +162,12 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 		old = &batch{}
 	}
 	n := len(b.Indices)
-	out := &batch{Batch: vlmo.Batch{Pixels: old.Pixels, Samples: append([]uint64(nil), b.Samples...)}, ids: old.ids[:0]}
+	out := &batch{Batch: vlmo.Batch{Samples: append([]uint64(nil), b.Samples...)}, image: old.image, ids: old.ids[:0]}
 	kind := m.stage.Kind
 	size := m.model.ImageSize
 	px := 3 * size * size
 	if kind != config.Text {
-		if cap(out.Pixels) < n*px {
-			out.Pixels = make([]float32, n*px)
-		}
-		out.Pixels = out.Pixels[:n*px]
+		out.image = slices.Grow(out.image[:0], n*px)[:n*px]
 	}
 	out.Texts = make([]vlmo.Text, n)
 	out.Masked = make([]vlmo.Text, n)
@@ -187,7 +185,7 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 			if e.Image == nil {
 				return bad("has no picture")
 			}
-			if err := m.picture(out.Pixels[place*px:(place+1)*px], e.Image, sample); err != nil {
+			if err := m.picture(out.image[place*px:(place+1)*px], e.Image, sample); err != nil {
 				return fmt.Errorf("example %q: %w", e.ID, err)
 			}
 			out.Groups[place] = groupNumber(e.Group)
@@ -224,7 +222,7 @@ func (m *maker) make(ctx context.Context, b *loader.Batch, old *batch) (*batch, 
 }
 
 // picture augments a picture and writes its pixels to dst, [3, size, size].
-func (m *maker) picture(dst []float32, from *img.Image, sample uint64) error {
+func (m *maker) picture(dst []byte, from *img.Image, sample uint64) error {
 	s, ok := m.free.Get().(*scratch)
 	if !ok {
 		aug, err := img.NewAugmenter(m.aug)
@@ -238,7 +236,7 @@ func (m *maker) picture(dst []float32, from *img.Image, sample uint64) error {
 	if err := s.aug.Apply(s.picture, from, &src); err != nil {
 		return err
 	}
-	return img.ToCHW(dst, s.picture)
+	return img.Planes(dst, s.picture)
 }
 
 // groupNumber returns a number that is equal for equal groups, on every machine.

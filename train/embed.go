@@ -239,7 +239,7 @@ type embedder struct {
 	s             *engine.Step
 	batch         int
 	images, texts *table // nil where not wanted
-	pixels        []float32
+	pixels        []byte // of the pictures to come, in planes
 	ids           []vlmo.Text
 	features      []float32
 }
@@ -329,8 +329,8 @@ type sample struct {
 	err   error
 
 	id, imageID string
-	pictures    int       // 0, 1 or 2
-	pixels      []float32 // [pictures, 3, size, size]
+	pictures    int    // 0, 1 or 2
+	pixels      []byte // [pictures, 3, size, size]
 	captions    []string
 	ids         []vlmo.Text // of the captions
 }
@@ -487,7 +487,7 @@ func (r *sampleReader) picture(x *sample, from *img.Image) error {
 	px := 3 * r.size * r.size
 	x.pixels = slices.Grow(x.pixels, px)[:len(x.pixels)+px]
 	x.pictures++
-	return img.ToCHW(x.pixels[len(x.pixels)-px:], s.picture)
+	return img.Planes(x.pixels[len(x.pixels)-px:], s.picture)
 }
 
 // table is features, a row each, and lines of JSON that say what a row is of.

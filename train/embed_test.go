@@ -167,7 +167,7 @@ func TestEmbedIsEvaluate(t *testing.T) {
 	// The features themselves, in evaluation's batches.
 	const some = 300
 	px := 3 * m.ImageSize * m.ImageSize
-	pixels := make([]float32, some*px)
+	pixels := make([]byte, some*px)
 	var ids []vlmo.Text
 	lines := readLines[textLine](t, filepath.Join(out, "texts.jsonl"))
 	pictures := readLines[imageLine](t, filepath.Join(out, "images.jsonl"))
@@ -179,7 +179,7 @@ func TestEmbedIsEvaluate(t *testing.T) {
 		check(t, err)
 		small := img.New(m.ImageSize, m.ImageSize)
 		check(t, new(img.Resizer).Resize(small, e.Image, img.Box{X1: float32(e.Image.W), Y1: float32(e.Image.H)}))
-		check(t, img.ToCHW(pixels[i*px:(i+1)*px], small))
+		check(t, img.Planes(pixels[i*px:(i+1)*px], small))
 		if pictures[i].ID != e.ID {
 			t.Fatalf("row %d is of %q, want %q", i, pictures[i].ID, e.ID)
 		}

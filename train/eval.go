@@ -51,7 +51,7 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 	if rerank > 0 {
 		held = res.Images
 	}
-	pixels := make([]float32, held*px)
+	pixels := make([]byte, held*px)
 	var images []float32
 	var ids []vlmo.Text
 	resizer := img.Resizer{}
@@ -68,7 +68,7 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 			return nil, fmt.Errorf("train: example %q: %w", e.ID, err)
 		}
 		at := i % held
-		if err := img.ToCHW(pixels[at*px:(at+1)*px], picture); err != nil {
+		if err := img.Planes(pixels[at*px:(at+1)*px], picture); err != nil {
 			return nil, err
 		}
 		if at == held-1 || i == res.Images-1 {
@@ -116,7 +116,7 @@ func (r *Run) Evaluate(m *vlmo.Model, rerank int) (*Retrieval, error) {
 const evalChunk = 256
 
 // embed returns the unit features of images and texts, [n, dim] each.
-func embed(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text) (images, texts []float32, err error) {
+func embed(s *engine.Step, m *vlmo.Model, pixels []byte, ids []vlmo.Text) (images, texts []float32, err error) {
 	const chunk = evalChunk
 	defer func(on bool) { m.PackWeights = on }(m.PackWeights)
 	m.PackWeights = true
@@ -140,10 +140,10 @@ func embed(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text) (im
 
 // imageFeatures writes the unit features of pictures, [n, 3, size, size], to dst,
 // [n, dim].
-func imageFeatures(s *engine.Step, m *vlmo.Model, dst, pixels []float32) error {
+func imageFeatures(s *engine.Step, m *vlmo.Model, dst []float32, pixels []byte) error {
 	px := 3 * m.ImageSize * m.ImageSize
 	s.Begin(0, false)
-	_, im, err := m.CLS(s, &vlmo.Batch{}, s.Upload(pixels, len(pixels)/px, px))
+	_, im, err := m.CLS(s, &vlmo.Batch{}, s.Bytes(pixels, len(pixels)/px, px))
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ const above = 1000
 
 // rerank scores each query's best candidates by ITM logit[1] + cosine,
 // everything else below (SPEC §7).
-func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids []vlmo.Text, k int) error {
+func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []byte, ids []vlmo.Text, k int) error {
 	r.RerankTop = k
 	px := 3 * m.ImageSize * m.ImageSize
 	reorder := func(byImage bool) (Recall, error) {
@@ -249,7 +249,7 @@ func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids 
 			s.Begin(0, false)
 			p := &vlmo.Phase{}
 			var at []int
-			var pics []float32
+			var pics []byte
 			seen := map[int]int{}
 			for q := lo; q < hi; q++ {
 				for _, c := range top(func(c int) float32 { return r.score[cell(q, c)] }, other, k) {
@@ -265,7 +265,7 @@ func (r *Retrieval) rerank(s *engine.Step, m *vlmo.Model, pixels []float32, ids 
 					at = append(at, cell(q, c))
 				}
 			}
-			l, err := m.MatchLogits(s, p, s.Upload(pics, len(pics)/px, px))
+			l, err := m.MatchLogits(s, p, s.Bytes(pics, len(pics)/px, px))
 			if err != nil {
 				return Recall{}, err
 			}

@@ -16,6 +16,7 @@ import (
 	"vlmo-train/data/img"
 	"vlmo-train/data/mask"
 	"vlmo-train/engine"
+	"vlmo-train/kernels"
 	"vlmo-train/rng"
 	"vlmo-train/train/config"
 	"vlmo-train/train/report"
@@ -361,7 +362,7 @@ func (r *Run) reconstructions(n int) ([]report.Reconstruction, error) {
 	size := r.Config.Model.ImageSize
 	px := 3 * size * size
 	var pictures []*img.Image
-	var pixels []float32
+	var pixels []byte
 	for _, i := range spread(r.test.Len(), n) {
 		e, err := r.test.Example(i)
 		if err != nil {
@@ -371,8 +372,8 @@ func (r *Run) reconstructions(n int) ([]report.Reconstruction, error) {
 		if err != nil {
 			return nil, err
 		}
-		pixels = append(pixels, make([]float32, px)...)
-		if err := img.ToCHW(pixels[len(pixels)-px:], m); err != nil {
+		pixels = append(pixels, make([]byte, px)...)
+		if err := img.Planes(pixels[len(pixels)-px:], m); err != nil {
 			return nil, err
 		}
 		pictures = append(pictures, m)
@@ -380,11 +381,12 @@ func (r *Run) reconstructions(n int) ([]report.Reconstruction, error) {
 	s := engine.NewStep(r.Dev, r.Config.Seed)
 	defer s.Arena.Close()
 	s.Begin(0, false)
-	codes, err := r.visual.Codes(s, pixels, len(pictures))
+	on := s.Bytes(pixels, len(pictures), px)
+	codes, err := r.visual.Codes(s, on)
 	if err != nil {
 		return nil, err
 	}
-	masked, err := r.fillMasked(s, pixels, codes, len(pictures))
+	masked, err := r.fillMasked(s, on, codes)
 	if err != nil {
 		return nil, err
 	}
@@ -411,7 +413,7 @@ func (r *Run) reconstructions(n int) ([]report.Reconstruction, error) {
 	return list, nil
 }
 
-// fromCHW is the reverse of img.ToCHW; values out of range are cut.
+// fromCHW makes a picture of normalised planes; values out of range are cut.
 func fromCHW(v []float32, size int) *img.Image {
 	m := img.New(size, size)
 	n := size * size
@@ -494,9 +496,9 @@ func OutFolder(base string, resume bool) (string, error) {
 	}
 }
 
-// fillMasked masks patches of n pictures and replaces their codes by what the
+// fillMasked masks patches of pictures and replaces their codes by what the
 // vision stage's model predicts. Without such a stage nothing is masked.
-func (r *Run) fillMasked(s *engine.Step, pixels []float32, codes []int32, n int) ([][]bool, error) {
+func (r *Run) fillMasked(s *engine.Step, pixels kernels.Tensor, codes []int32) ([][]bool, error) {
 	path, err := r.Checkpoint(config.Vision)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -516,12 +518,12 @@ func (r *Run) fillMasked(s *engine.Step, pixels []float32, codes []int32, n int)
 	if _, err := vlmo.Assign(m, w); err != nil {
 		return nil, fmt.Errorf("train: %s: %w", path, err)
 	}
-	masked := make([][]bool, n)
+	masked := make([][]bool, pixels.Rows)
 	for i := range masked {
 		src := rng.New(rng.Key{Seed: r.Config.Seed, Purpose: rng.MaskImage, Sample: uint64(i)})
 		masked[i] = mask.Blocks(&src, m.Window(), m.Window(), mask.BlockOptions{})
 	}
-	predicted, err := m.PredictCodes(s, s.Upload(pixels, n, len(pixels)/n), masked)
+	predicted, err := m.PredictCodes(s, pixels, masked)
 	if err != nil {
 		return nil, err
 	}

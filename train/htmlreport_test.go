@@ -194,9 +194,13 @@ func TestFromCHW(t *testing.T) {
 		m.Pix[i] = byte(src.IntN(256))
 	}
 	v := make([]float32, len(m.Pix))
-	check(t, img.ToCHW(v, m))
+	planes := make([]byte, len(v))
+	check(t, img.Planes(planes, m))
+	for i, p := range planes {
+		v[i] = (float32(p)/255 - 0.5) / 0.5
+	}
 	if got := fromCHW(v, 8); !bytes.Equal(got.Pix, m.Pix) {
-		t.Error("not the reverse of ToCHW")
+		t.Error("not the reverse of planes that are normalised")
 	}
 	for i := range v {
 		v[i] *= 3 // values out of range are cut

@@ -42,6 +42,9 @@ type StagePlan struct {
 	// Activations are the most that a step holds at once, if drop path happens
 	// to drop nothing.
 	ParameterBytes, GradientBytes, MomentBytes, ActivationBytes int64
+	// PixelBytes are those of a batch and of the next one, which travels
+	// meanwhile.
+	PixelBytes int64
 	// Partial names what the counts leave out; "" is nothing.
 	Partial string
 }
@@ -54,7 +57,7 @@ type Part struct {
 
 // MemoryBytes returns the sum of the stage's device memory.
 func (p *StagePlan) MemoryBytes() int64 {
-	return p.ParameterBytes + p.GradientBytes + p.MomentBytes + p.ActivationBytes
+	return p.ParameterBytes + p.GradientBytes + p.MomentBytes + p.ActivationBytes + p.PixelBytes
 }
 
 // captionTokens is assumed where there is no data to measure: a COCO
@@ -72,7 +75,6 @@ const planSample = 256
 // counts as made.
 type planner struct {
 	kernels.Counter
-	pixels []float32 // of all steps, black
 
 	gpu     *GPU               // where there is one, its time is predicted
 	seconds map[string]float64 // by op
@@ -172,6 +174,9 @@ func (r *Run) plan(index int, data bool) (StagePlan, error) {
 	values := int64(4 * s.store.Value.Len())
 	p.ParameterBytes += values + int64(2*s.store.Half.Len())
 	p.GradientBytes, p.MomentBytes = values, 2*values
+	if m := &r.Config.Model; st.Kind != config.Text {
+		p.PixelBytes = int64(2 * st.Batch * 3 * m.ImageSize * m.ImageSize)
+	}
 
 	if st.Kind != config.Tokenizer && st.Kind != config.Vision {
 		if p.TextLen, p.Measured, err = r.textLength(index, data); err != nil {
@@ -216,7 +221,7 @@ func lcm(a, b int) int {
 
 // directBatch is the largest batch counted as it is. The counts are
 // polynomials of degree 2 in the batch, so that three small ones determine
-// those of a large one, and no memory is needed for its pictures.
+// those of a large one.
 const directBatch = 48
 
 func (r *Run) stepCost(s *Stage, step, textLen int) (flops, bytes float64, err error) {
@@ -266,11 +271,12 @@ func (r *Run) countStep(s *Stage, step, n, textLen int) (flops, bytes float64, e
 	m := &r.Config.Model
 	px := 3 * m.ImageSize * m.ImageSize
 	if s.Kind != config.Text {
-		p := r.Dev.(*planner)
-		if len(p.pixels) < n*px {
-			p.pixels = make([]float32, n*px)
+		memory, err := r.Dev.Alloc(n * px)
+		if err != nil {
+			return 0, 0, err
 		}
-		b.Pixels = p.pixels[:n*px]
+		defer r.Dev.Free(memory)
+		b.Pixels = kernels.Matrix(memory, 0, kernels.U8, n, px)
 	}
 	patches := (m.ImageSize / m.Patch) * (m.ImageSize / m.Patch)
 	codes := int(math.Round(75. / 196 * float64(patches))) // BEiT's share
@@ -300,7 +306,7 @@ func (r *Run) countStep(s *Stage, step, n, textLen int) (flops, bytes float64, e
 	s.step.Begin(uint64(step), true)
 	s.store.ZeroGrad()
 	if s.Kind == config.Vision && r.visual == nil {
-		_, err = s.model.MaskedImages(s.step, s.step.Upload(b.Pixels, n, px), b.masks, make([]int32, n*codes), b.Samples)
+		_, err = s.model.MaskedImages(s.step, b.Pixels, b.masks, make([]int32, n*codes), b.Samples)
 	} else {
 		_, err = r.forward(s, step, b)
 	}
@@ -479,7 +485,7 @@ func (p *Plan) WriteCosts(w io.Writer) error {
 		for _, q := range []struct {
 			name string
 			n    int64
-		}{{"parameters", st.ParameterBytes}, {"gradients", st.GradientBytes}, {"moments", st.MomentBytes}, {"activations", st.ActivationBytes}} {
+		}{{"parameters", st.ParameterBytes}, {"gradients", st.GradientBytes}, {"moments", st.MomentBytes}, {"activations", st.ActivationBytes}, {"pixels", st.PixelBytes}} {
 			fmt.Fprintf(tw, "%s\t%s\t%.1f %%\t\n", q.name, bytesText(q.n), 100*float64(q.n)/float64(st.MemoryBytes()))
 		}
 		fmt.Fprintf(tw, "FLOPs a step\t%s\t\n", flopsText(st.FLOPs))

@@ -490,12 +490,22 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 		}
 	}
 	start := time.Now()
+	feed := &feed{loader: ld, buffer: engine.NewDoubleBuffer(r.Dev)}
+	defer feed.buffer.Close()
+	feed.fetch()
 	for step := s.First; step < s.Steps; step++ {
-		b, err := ld.Next()
+		b, pos, err := feed.take()
 		if err != nil {
 			return err
 		}
-		losses, err := r.forwardBackward(s, step, b)
+		// The device is busy with this step while the next batch is fetched and
+		// travels. A run that is to stop waits for no further one.
+		ahead := func() {
+			if step+1 < s.Steps && ctx.Err() == nil {
+				feed.fetch()
+			}
+		}
+		losses, err := r.forwardBackward(s, step, b, ahead)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", step+1, err)
 		}
@@ -529,7 +539,7 @@ func (r *Run) loop(ctx context.Context, s *Stage, st *state) (err error) {
 		done := step+1 == s.Steps
 		stop := ctx.Err() != nil && !done
 		if done || stop || s.CheckpointEvery > 0 && (step+1)%s.CheckpointEvery == 0 {
-			if err := r.save(s, step+1, ld.Position()); err != nil {
+			if err := r.save(s, step+1, pos); err != nil {
 				return err
 			}
 		}
@@ -558,8 +568,43 @@ func (r *Run) save(s *Stage, step int, pos loader.Position) error {
 	return engine.Prune(parent, 2)
 }
 
-// forwardBackward runs one step up to the gradients.
-func (r *Run) forwardBackward(s *Stage, step int, b *batch) ([]Loss, error) {
+// feed is the way of a stage's batches from the loader to the device.
+type feed struct {
+	loader *loader.Loader[*batch]
+	buffer *engine.DoubleBuffer
+
+	// What fetch found, for take.
+	next     *batch
+	position loader.Position // after next
+	err      error
+}
+
+// fetch waits for the next batch and lets its pixels travel to the device.
+func (f *feed) fetch() {
+	if f.next, f.err = f.loader.Next(); f.err != nil {
+		return
+	}
+	f.position = f.loader.Position()
+	if b := f.next; len(b.image) > 0 {
+		n := len(b.Samples)
+		b.Pixels, f.err = f.buffer.Put(b.image, n, len(b.image)/n)
+	}
+}
+
+// take returns the batch that was fetched, or else the next one, and the
+// position after it.
+func (f *feed) take() (*batch, loader.Position, error) {
+	if f.next == nil && f.err == nil {
+		f.fetch()
+	}
+	b := f.next
+	f.next = nil
+	return b, f.position, f.err
+}
+
+// forwardBackward runs one step up to the gradients. While the device is busy
+// it calls ahead.
+func (r *Run) forwardBackward(s *Stage, step int, b *batch, ahead func()) ([]Loss, error) {
 	// Steps of different stages draw different numbers.
 	s.step.Begin(uint64(s.Index)<<32|uint64(step), true)
 	s.store.ZeroGrad()
@@ -568,6 +613,7 @@ func (r *Run) forwardBackward(s *Stage, step int, b *batch) ([]Loss, error) {
 		return nil, err
 	}
 	s.step.Backward()
+	ahead()
 	return losses(), s.step.Err()
 }
 
@@ -643,12 +689,9 @@ func (r *Run) maskedImages(s *Stage, b *batch) (vlmo.Losses, error) {
 	if r.coder == nil {
 		return vlmo.Losses{}, errors.New("a vision stage needs a visual tokenizer: a stage of kind tokenizer before it, or visual.weights")
 	}
-	n := len(b.masks)
-	px := len(b.Pixels) / n
-	pixels := s.step.Upload(b.Pixels, n, px)
 	train := s.step.Train
 	s.step.Train = false
-	all, err := r.coder.Codes(s.step, b.Pixels, n)
+	all, err := r.coder.Codes(s.step, b.Pixels)
 	s.step.Train = train
 	if err != nil {
 		return vlmo.Losses{}, err
@@ -661,7 +704,7 @@ func (r *Run) maskedImages(s *Stage, b *batch) (vlmo.Losses, error) {
 			}
 		}
 	}
-	return s.model.MaskedImages(s.step, pixels, b.masks, codes, b.Samples)
+	return s.model.MaskedImages(s.step, b.Pixels, b.masks, codes, b.Samples)
 }
 
 // explainNaN runs the step again and names the first op that went wrong. The
@@ -670,7 +713,7 @@ func (r *Run) explainNaN(s *Stage, step int, b *batch, what string) error {
 	f := &engine.Finder{Device: s.step.Dev}
 	s.step.Dev = f
 	defer func() { s.step.Dev = f.Device }()
-	_, err := r.forwardBackward(s, step, b)
+	_, err := r.forwardBackward(s, step, b, func() {})
 	where := f.Found
 	if where == "" {
 		where = "no single op of the step could be found"

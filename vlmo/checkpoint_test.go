@@ -223,15 +223,15 @@ func forward(t *testing.T, m *Model, dev *kernels.Counter) {
 	s.Begin(0, false)
 	text := Text{101, 2054, 102}
 	px := 3 * m.ImageSize * m.ImageSize
-	b := &Batch{Texts: []Text{text}, Pixels: make([]float32, px), Masked: []Text{text}, Labels: [][]int32{{-1, 2054, -1}}}
+	b := &Batch{Texts: []Text{text}, Pixels: s.Bytes(make([]byte, px), 1, px), Masked: []Text{text}, Labels: [][]int32{{-1, 2054, -1}}}
 	var err error
 	switch w := m.With; {
 	case w.VQA > 0:
 		_, _, err = m.VQA(s, b, make([]float32, w.VQA))
 	case w.NLVR2:
-		_, _, err = m.NLVR2(s, []Text{text}, make([]float32, 2*px), []int32{1})
+		_, _, err = m.NLVR2(s, []Text{text}, s.Bytes(make([]byte, 2*px), 2, px), []int32{1})
 	case w.ITM:
-		_, err = m.MatchLogits(s, &Phase{Pairs: []Pair{{Text: text}}}, s.Upload(b.Pixels, 1, px))
+		_, err = m.MatchLogits(s, &Phase{Pairs: []Pair{{Text: text}}}, b.Pixels)
 	case w.RetrievalScale:
 		_, err = m.Retrieval(s, b)
 	default:
@@ -289,7 +289,8 @@ func TestConvertedRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &Batch{}
-	if b.Pixels, _, err = f.Float32("image"); err != nil {
+	pixels, _, err := f.Float32("image")
+	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range shape[0] {
@@ -303,6 +304,7 @@ func TestConvertedRuns(t *testing.T) {
 	}
 	s := engine.NewStep(ref.New(), 1)
 	s.Begin(0, false)
+	b.Pixels = s.Upload(pixels, shape[0], len(pixels)/shape[0])
 	_, logits, err := m.VQA(s, b, make([]float32, shape[0]*c.With.VQA))
 	if err != nil {
 		t.Fatal(err)

@@ -125,7 +125,7 @@ func (p *Phase) ImageRow(i, t int, b Branch) int {
 
 // Encode runs the phase and returns the final-normed hidden states of the
 // rows that need names (rows at the top, any order, repeats allowed), in the
-// order of need. pixels are [images, 3·size·size].
+// order of need. pixels are as in [layers.Patches].
 func (m *Model) Encode(s *engine.Step, p *Phase, pixels kernels.Tensor, need []int) (layers.Node, error) {
 	s.PackWeights = m.PackWeights
 	if err := m.checkPhase(p, pixels.Rows); err != nil {
@@ -338,8 +338,7 @@ func ascending(n int) []int32 {
 
 func (m *Model) embedImages(s *engine.Step, images []imageInput, pixels kernels.Tensor, y layers.Node) {
 	np, n := m.Patches(), y.X.Rows
-	patches := s.Floats(pixels.Rows*np, 3*m.Patch*m.Patch)
-	engine.Run(s, kernels.Patchify{X: pixels, Y: patches, Channels: 3, Height: m.ImageSize, Width: m.ImageSize, Size: m.Patch})
+	patches := layers.Patches(s, pixels, m.ImageSize, m.Patch)
 	proj := layers.Share(s, m.patch.Apply(s, layers.Node{X: patches}))
 
 	from, cls, pos, typ, mask := make([]int32, 0, n), make([]int32, 0, n), make([]int32, 0, n), make([]int32, 0, n), make([]int32, 0, n)

@@ -67,6 +67,18 @@ func (b *bench) pixels(n int) []float32 {
 	return v
 }
 
+// keep brings images to the device, for all steps.
+func (b *bench) keep(v []float32) kernels.Tensor {
+	px := 3 * b.ImageSize * b.ImageSize
+	m, err := b.s.Dev.Alloc(4 * len(v))
+	if err != nil {
+		panic(err)
+	}
+	x := kernels.Matrix(m, 0, kernels.F32, len(v)/px, px)
+	b.s.Dev.Write(x, v)
+	return x
+}
+
 // encode returns the hidden states of the rows that need names.
 func (b *bench) encode(t *testing.T, train bool, p *Phase, pixels []float32, need func(p *Phase) []int) []float32 {
 	t.Helper()

@@ -62,8 +62,9 @@ func TestWarmStep(t *testing.T) {
 		}
 	}
 	const n = 16
+	pixels := b.keep(b.pixels(n))
 	batch := func(most int) *Batch {
-		x := &Batch{Pixels: b.pixels(n)}
+		x := &Batch{Pixels: pixels}
 		for range n {
 			l := 3 + b.random.IntN(most-2)
 			text := b.text(l)

@@ -27,9 +27,9 @@ type Weights struct{ MLM, ITC, ITM float32 }
 // Batch is a batch of image–text pairs.
 type Batch struct {
 	Texts  []Text
-	Masked []Text    // Texts with tokens masked, for MLM
-	Labels [][]int32 // a token's original id where it is masked, else -1
-	Pixels []float32 // [images, 3·size·size], normalised
+	Masked []Text         // Texts with tokens masked, for MLM
+	Labels [][]int32      // a token's original id where it is masked, else -1
+	Pixels kernels.Tensor // [images, 3·size·size], as in layers.Patches
 	// Groups tells which pairs mean the same (same image or caption): they
 	// are positives of each other in ITC and no negatives in ITM. nil: each
 	// pair is a group of its own.
@@ -94,7 +94,6 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 	if err := m.checkBatch(b, w); err != nil {
 		return l, err
 	}
-	pixels := s.Upload(b.Pixels, len(b.Pixels)/(3*m.ImageSize*m.ImageSize), 3*m.ImageSize*m.ImageSize)
 	p := &Phase{VLBranch: w.ITC > 0}
 	if w.ITC > 0 {
 		for i, t := range b.Texts {
@@ -147,7 +146,7 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 			}
 		}
 	}
-	f, err := m.Encode(s, p, pixels, rows.rows)
+	f, err := m.Encode(s, p, b.Pixels, rows.rows)
 	if err != nil {
 		return l, err
 	}
@@ -177,7 +176,7 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 	negI, negT := b.NegativeImage, b.NegativeText
 	if negI == nil {
 		if w.ITC == 0 {
-			if dot, err = m.cosines(s, b, pixels, group); err != nil {
+			if dot, err = m.cosines(s, b, b.Pixels, group); err != nil {
 				return l, err
 			}
 		}
@@ -186,17 +185,16 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 		}
 	}
 	l.ITM = s.Zeros(1, 1)
-	return l, m.matching(s, b, f.Slice(pairs, pairs+n), pixels, negI, negT, w.ITM, l.ITM)
+	return l, m.matching(s, b, f.Slice(pairs, pairs+n), b.Pixels, negI, negT, w.ITM, l.ITM)
 }
 
 func (m *Model) checkBatch(b *Batch, w Weights) error {
 	n := len(b.Texts)
-	px := 3 * m.ImageSize * m.ImageSize
 	switch {
 	case n == 0:
 		return fmt.Errorf("vlmo: an empty batch")
-	case len(b.Pixels) != n*px:
-		return fmt.Errorf("vlmo: %d pixel values for %d images of %d×%d", len(b.Pixels), n, m.ImageSize, m.ImageSize)
+	case b.Pixels.Rows != n || b.Pixels.Cols != 3*m.ImageSize*m.ImageSize:
+		return fmt.Errorf("vlmo: %d rows of %d pixel values for %d images of %d×%d", b.Pixels.Rows, b.Pixels.Cols, n, m.ImageSize, m.ImageSize)
 	case w.MLM > 0 && (len(b.Masked) != n || len(b.Labels) != n):
 		return fmt.Errorf("vlmo: %d masked texts and %d label rows for %d texts", len(b.Masked), len(b.Labels), n)
 	case b.Groups != nil && len(b.Groups) != n || b.Samples != nil && len(b.Samples) != n:
@@ -474,9 +472,7 @@ func (m *Model) Retrieval(s *engine.Step, b *Batch) (l Losses, err error) {
 	if err := m.checkBatch(b, Weights{}); err != nil {
 		return l, err
 	}
-	n := len(b.Texts)
-	pixels := s.Upload(b.Pixels, n, 3*m.ImageSize*m.ImageSize)
-	t, i, err := m.CLS(s, b, pixels)
+	t, i, err := m.CLS(s, b, b.Pixels)
 	if err != nil {
 		return l, err
 	}
@@ -526,7 +522,7 @@ func (m *Model) VQA(s *engine.Step, b *Batch, targets []float32) (l Losses, logi
 	for i, t := range b.Texts {
 		p.Pairs = append(p.Pairs, Pair{Text: t, Image: i, Sample: b.sample(i), Pass: passPair})
 	}
-	f, err := m.Encode(s, p, s.Upload(b.Pixels, n, 3*m.ImageSize*m.ImageSize), m.pairCLS(p))
+	f, err := m.Encode(s, p, b.Pixels, m.pairCLS(p))
 	if err != nil {
 		return l, logits, err
 	}
@@ -539,7 +535,7 @@ func (m *Model) VQA(s *engine.Step, b *Batch, targets []float32) (l Losses, logi
 
 // NLVR2 is the objective of visual reasoning over two images: pixels holds
 // all first images, then all second ones.
-func (m *Model) NLVR2(s *engine.Step, texts []Text, pixels []float32, labels []int32) (l Losses, logits kernels.Tensor, err error) {
+func (m *Model) NLVR2(s *engine.Step, texts []Text, pixels kernels.Tensor, labels []int32) (l Losses, logits kernels.Tensor, err error) {
 	if !m.With.NLVR2 {
 		return l, logits, fmt.Errorf("vlmo: the model has no NLVR2 head")
 	}
@@ -555,7 +551,7 @@ func (m *Model) NLVR2(s *engine.Step, texts []Text, pixels []float32, labels []i
 	for i := range n {
 		inter[2*i], inter[2*i+1] = rows[i], rows[n+i]
 	}
-	f, err := m.Encode(s, p, s.Upload(pixels, 2*n, 3*m.ImageSize*m.ImageSize), inter)
+	f, err := m.Encode(s, p, pixels, inter)
 	if err != nil {
 		return l, logits, err
 	}

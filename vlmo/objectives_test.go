@@ -13,7 +13,7 @@ import (
 // batch returns n pairs of texts of mixed lengths with masked tokens, of which
 // the first and the last mean the same, and fixed negatives.
 func (b *bench) batch(n int) *Batch {
-	x := &Batch{Pixels: b.pixels(n)}
+	x := &Batch{Pixels: b.keep(b.pixels(n))}
 	for i := range n {
 		l := 3 + i%(b.MaxText-2)
 		x.Texts = append(x.Texts, b.text(l))
@@ -184,9 +184,8 @@ func TestPairMLMAlone(t *testing.T) {
 	w := Weights{MLM: 1}
 	loss, grads := b.pretrain(t, x, w)
 	total, sum := 0.0, map[string][]float32{}
-	px := 3 * b.ImageSize * b.ImageSize
 	for i := range x.Texts {
-		one := &Batch{Texts: x.Texts[i : i+1], Masked: x.Masked[i : i+1], Labels: x.Labels[i : i+1], Pixels: x.Pixels[i*px : (i+1)*px], Samples: x.Samples[i : i+1]}
+		one := &Batch{Texts: x.Texts[i : i+1], Masked: x.Masked[i : i+1], Labels: x.Labels[i : i+1], Pixels: x.Pixels.Slice(i, i+1), Samples: x.Samples[i : i+1]}
 		l, g := b.pretrain(t, one, w)
 		total += l / 4
 		for name, v := range g {
@@ -236,10 +235,9 @@ func TestContrastGroups(t *testing.T) {
 	b := newBench(t, ref.New(), tinyConfig())
 	x := b.batch(4)
 	x.Groups = []int32{9, 5, 9, 5}
-	px := 3 * b.ImageSize * b.ImageSize
 	want := func(groups []int32) float64 {
 		b.s.Begin(0, false)
-		txt, img, err := b.CLS(b.s, x, b.s.Upload(x.Pixels, 4, px))
+		txt, img, err := b.CLS(b.s, x, x.Pixels)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -318,11 +316,10 @@ func TestNegatives(t *testing.T) {
 		b := newBench(t, ref.New(), tinyConfig())
 		x := b.batch(5)
 		x.NegativeImage, x.NegativeText = nil, nil
-		px := 3 * b.ImageSize * b.ImageSize
 		draw := func(step uint64) (image, text []int32) {
 			b.s.Begin(step, true)
 			group := b.s.Indices(x.groups())
-			dot, err := b.cosines(b.s, x, b.s.Upload(x.Pixels, 5, px), group)
+			dot, err := b.cosines(b.s, x, x.Pixels, group)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -367,7 +364,8 @@ func TestPretrainErrors(t *testing.T) {
 		{3, func(x *Batch) { x.NegativeImage = nil }, "negatives given for one modality only"},
 		{3, func(x *Batch) { x.NegativeText[1] = 3 }, "negative text 3 of 3"},
 		{3, func(x *Batch) { x.NegativeImage[1] = 3 }, "pair 1 names image 3 of 3"},
-		{3, func(x *Batch) { x.Pixels = x.Pixels[1:] }, "575 pixel values for 3 images of 8×8"},
+		{3, func(x *Batch) { x.Pixels = x.Pixels.Columns(1, 192) }, "3 rows of 191 pixel values for 3 images of 8×8"},
+		{3, func(x *Batch) { x.Pixels = x.Pixels.Slice(1, 3) }, "2 rows of 192 pixel values for 3 images of 8×8"},
 		{3, func(x *Batch) { x.Groups = x.Groups[1:] }, "2 groups and 3 samples for 3 pairs"},
 		{3, func(x *Batch) { x.Labels = nil }, "3 masked texts and 0 label rows for 3 texts"},
 		{3, func(x *Batch) { x.Texts[2] = nil }, "text 2 has no tokens"},

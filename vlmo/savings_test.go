@@ -23,12 +23,15 @@ func (b *bench) objectives() map[string]func() (Losses, error) {
 	for i := range targets {
 		targets[i] = float32(i%3) / 2
 	}
+	v := make([]float32, x.Pixels.Len())
+	b.s.Dev.Read(v, x.Pixels)
+	pairs := b.keep(append(b.rotate(v), v...))
 	return map[string]func() (Losses, error){
 		"pretrain":  func() (Losses, error) { return b.Pretrain(b.s, x, Weights{MLM: 0.25, ITC: 1, ITM: 1}) },
 		"negatives": func() (Losses, error) { return b.Pretrain(b.s, &drawn, Weights{ITM: 1}) },
 		"text":      func() (Losses, error) { return b.TextMLM(b.s, x.Masked, x.Labels, x.Samples) },
 		"vision": func() (Losses, error) {
-			return b.MaskedImages(b.s, b.s.Upload(x.Pixels, 5, 3*b.ImageSize*b.ImageSize), masked, codes, x.Samples)
+			return b.MaskedImages(b.s, x.Pixels, masked, codes, x.Samples)
 		},
 		"retrieval": func() (Losses, error) { return b.Retrieval(b.s, x) },
 		"vqa": func() (Losses, error) {
@@ -36,7 +39,7 @@ func (b *bench) objectives() map[string]func() (Losses, error) {
 			return l, err
 		},
 		"nlvr2": func() (Losses, error) {
-			l, _, err := b.NLVR2(b.s, x.Texts, append(b.rotate(x.Pixels), x.Pixels...), []int32{0, 1, 1, 0, 1})
+			l, _, err := b.NLVR2(b.s, x.Texts, pairs, []int32{0, 1, 1, 0, 1})
 			return l, err
 		},
 	}

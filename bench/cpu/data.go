@@ -26,11 +26,17 @@ func word(step, stream, index int) uint64 {
 	return z ^ z>>31
 }
 
+// pairs is a batch on the host.
+type pairs struct {
+	vlmo.Batch
+	image []byte // pixels, [n, 3·size·size] in planes
+}
+
 // synthetic returns n pairs: captions of 8 to 16 tokens, or fixed ones, [CLS]
 // and [SEP] included, about 15 % of the words masked and at least one, and
 // images of uniform noise.
-func synthetic(c *vlmo.Config, step, n, fixed int) *vlmo.Batch {
-	b := &vlmo.Batch{Pixels: make([]float32, n*3*c.ImageSize*c.ImageSize)}
+func synthetic(c *vlmo.Config, step, n, fixed int) *pairs {
+	b := &pairs{image: make([]byte, n*3*c.ImageSize*c.ImageSize)}
 	for i := range n {
 		length := 8 + int(word(step, lengths, i)%9)
 		if fixed > 0 {
@@ -62,8 +68,8 @@ func synthetic(c *vlmo.Config, step, n, fixed int) *vlmo.Batch {
 		// The work is the same where a pair is its own negative.
 		b.NegativeImage, b.NegativeText = []int32{0}, []int32{0}
 	}
-	for i := range b.Pixels {
-		b.Pixels[i] = float32(word(step, pixels, i)>>40)/(1<<23) - 1
+	for i := range b.image {
+		b.image[i] = byte(word(step, pixels, i) >> 56)
 	}
 	return b
 }

@@ -253,7 +253,7 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 	}
 	r := result{Task: o.task, Precision: o.precision, Threads: o.threads, Clock: o.clock, Impl: "vlmo-train", Model: name, Image: c.ImageSize,
 		Batch: batch, Savings: o.savings, Warmup: []float64{}, Seconds: []float64{}, Device: dev.Name()}
-	data := func(step int) *vlmo.Batch { return synthetic(&c, step, batch, fixed) }
+	data := func(step int) *pairs { return synthetic(&c, step, batch, fixed) }
 
 	var activations int64
 	if r.FLOPs, activations, r.Memory, err = count(o.task, c, drop, on, data); err != nil {
@@ -288,13 +288,18 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 		return err
 	}
 	t.s.Arena.Reserve(int(activations + activations/16)) // steps differ by what drop path drops
+	next := data(0)
+	if err := t.put(next); err != nil {
+		return err
+	}
 	for i := range o.warmup + o.steps {
-		b := data(i)
+		b := next
+		next = data(i + 1)
 		if prof != nil && i >= o.warmup {
 			prof.Start()
 		}
 		start := now()
-		r.Losses, err = t.step(i, b)
+		r.Losses, err = t.step(i, b, next)
 		took := now() - start
 		if prof != nil {
 			prof.Stop()

@@ -94,8 +94,8 @@ class Batch:
             self.mask[i, :length] = 1
         for name in ("ids", "masked", "labels", "mask"):
             setattr(self, name, torch.from_numpy(getattr(self, name)))
-        px = words(step, PIXELS, 0, n * 3 * c.image**2) >> np.uint64(40)
-        px = px.astype(np.float32) / np.float32(1 << 23) - np.float32(1)
+        px = words(step, PIXELS, 0, n * 3 * c.image**2) >> np.uint64(56)  # bytes, normalised
+        px = (px.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
         self.image = torch.from_numpy(px.reshape(n, 3, c.image, c.image))
         self.hidden = (self.labels.view(-1) >= 0).nonzero()[:, 0]
         self.negatives = None

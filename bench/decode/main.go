@@ -68,7 +68,11 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	dst, chw := img.New(224, 224), make([]float32, 3*224*224)
+	dst, planes, chw := img.New(224, 224), make([]byte, 3*224*224), make([]float32, 3*224*224)
+	var normalized [256]float32
+	for v := range normalized {
+		normalized[v] = (float32(v)/255 - 0.5) / 0.5
+	}
 	prepare := func(n int) error {
 		m, err := img.Decode(files[n%len(files)], img.Options{})
 		if err != nil || what == "decode" {
@@ -78,7 +82,14 @@ func run(args []string) error {
 		if err := aug.Apply(dst, m, &s); err != nil {
 			return err
 		}
-		return img.ToCHW(chw, dst)
+		if err := img.Planes(planes, dst); err != nil {
+			return err
+		}
+		// In training the device does this; here it is the peer's last step.
+		for i, v := range planes {
+			chw[i] = normalized[v]
+		}
+		return nil
 	}
 	for n := range files {
 		if err := prepare(n); err != nil {

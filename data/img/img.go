@@ -3,7 +3,7 @@
 // Decoding and resizing follow Pillow, so that a picture gives the same input
 // here as in the original training code: [Decode] is
 // Image.open(f).convert("RGB"), [Resize] is Image.resize(size, BICUBIC).
-// [Augmenter] is the random training transform, [ToCHW] the last step to the
+// [Augmenter] is the random training transform, [Planes] the last step to the
 // model's input.
 //
 // Pictures are 8-bit RGB throughout. Functions do not keep references to their
@@ -60,21 +60,9 @@ func (m *Image) check(name string) error {
 	return nil
 }
 
-// normalized holds (v/255 - 0.5) / 0.5 for every byte v, each step rounded to
-// float32 as ToTensor and Normalize(mean 0.5, std 0.5) do.
-var normalized = func() (t [256]float32) {
-	for v := range t {
-		x := float32(v) / 255
-		x -= 0.5
-		t[v] = x / 0.5
-	}
-	return t
-}()
-
-// ToCHW writes src as three normalised planes, dst = [3, H, W], each value
-// (v/255 - 0.5) / 0.5 in [-1, 1]. It overwrites dst, whose length must be
-// 3*W*H.
-func ToCHW(dst []float32, src *Image) error {
+// Planes writes src as three planes, dst = [3, H, W], as the model takes it. It
+// overwrites dst, whose length must be 3*W*H.
+func Planes(dst []byte, src *Image) error {
 	if err := src.check("source"); err != nil {
 		return err
 	}
@@ -86,9 +74,7 @@ func ToCHW(dst []float32, src *Image) error {
 	pix := src.Pix
 	for i := range r {
 		p := pix[3*i : 3*i+3 : 3*i+3]
-		r[i] = normalized[p[0]]
-		g[i] = normalized[p[1]]
-		b[i] = normalized[p[2]]
+		r[i], g[i], b[i] = p[0], p[1], p[2]
 	}
 	return nil
 }

@@ -3,38 +3,31 @@ package img
 import (
 	"bytes"
 	"image/png"
-	"math"
 	"testing"
 )
 
-func TestToCHW(t *testing.T) {
+func TestPlanes(t *testing.T) {
 	m := New(16, 16)
 	for i := range m.Pix {
 		m.Pix[i] = byte(i / 3 * (1 + 2*(i%3))) // every byte in every channel
 	}
-	got := make([]float32, 3*256)
-	if err := ToCHW(got, m); err != nil {
+	got := make([]byte, 3*256)
+	if err := Planes(got, m); err != nil {
 		t.Fatal(err)
 	}
 	for c := range 3 {
-		for i := range 256 {
-			v := m.Pix[3*i+c]
-			// Each float32 operation is the float64 one, rounded.
-			want := float32(float64(v) / 255)
-			want = float32(float64(want) - 0.5)
-			want = float32(float64(want) / 0.5)
-			if g := got[c*256+i]; g != want || math.Abs(float64(g)-(float64(v)/127.5-1)) > 1.2e-7 {
-				t.Fatalf("channel %d: byte %d gives %v, want %v", c, v, g, want)
+		for y := range 16 {
+			for x := range 16 {
+				if g, want := got[(c*16+y)*16+x], m.Pix[(y*16+x)*3+c]; g != want {
+					t.Fatalf("channel %d, row %d, column %d: %d, want %d", c, y, x, g, want)
+				}
 			}
 		}
 	}
-	if got[0] != -1 {
-		t.Errorf("0 gives %v", got[0])
-	}
-	if err := ToCHW(got[1:], m); err == nil {
+	if err := Planes(got[1:], m); err == nil {
 		t.Error("short destination: no error")
 	}
-	if err := ToCHW(got, &Image{W: 16, H: 16}); err == nil {
+	if err := Planes(got, &Image{W: 16, H: 16}); err == nil {
 		t.Error("picture without pixels: no error")
 	}
 }
@@ -63,11 +56,11 @@ func TestEncodePNG(t *testing.T) {
 	}
 }
 
-func BenchmarkToCHW224(b *testing.B) {
+func BenchmarkPlanes224(b *testing.B) {
 	m := photo(224, 224)
-	dst := make([]float32, len(m.Pix))
+	dst := make([]byte, len(m.Pix))
 	for b.Loop() {
-		if err := ToCHW(dst, m); err != nil {
+		if err := Planes(dst, m); err != nil {
 			b.Fatal(err)
 		}
 	}

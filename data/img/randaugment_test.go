@@ -165,7 +165,7 @@ func TestCropFixtures(t *testing.T) {
 	}
 }
 
-// The original's whole transform, up to ToCHW.
+// The original's whole transform, up to the planes.
 func TestPipelineFixtures(t *testing.T) {
 	dir := fixtures("randaugment")
 	g, err := NewAugmenter(Augment{Rand: RandAugment{Ops: 2, Level: 7, Kind: RandCompat}})
@@ -183,13 +183,13 @@ func TestPipelineFixtures(t *testing.T) {
 			want := loadImage(t, filepath.Join(dir, c.File))
 			wantEqual(t, dst, want)
 
-			chw := make([]float32, len(dst.Pix))
-			if err := ToCHW(chw, dst); err != nil {
+			planes := make([]byte, len(dst.Pix))
+			if err := Planes(planes, dst); err != nil {
 				t.Fatal(err)
 			}
 			for i, p := range want.Pix {
-				if x := float32(p) / 255; chw[i%3*c.Size*c.Size+i/3] != (x-0.5)/0.5 {
-					t.Fatalf("sample %d: %d becomes %v", i, p, chw[i%3*c.Size*c.Size+i/3])
+				if got := planes[i%3*c.Size*c.Size+i/3]; got != p {
+					t.Fatalf("sample %d: %d becomes %d", i, p, got)
 				}
 			}
 		})

@@ -107,10 +107,11 @@ var single = Limit{Norm: 5e-6, Max: 5e-5, Floor: 1e-2}
 
 // red is the pattern outside of operands and in results that are to be
 // overwritten: as a float a NaN with a payload, as an index out of any range.
-// redHalf is that of BF16.
+// redHalf is that of BF16; bytes have none that is not a pixel too.
 const (
 	red     = 0x7fc0dead
 	redHalf = 0x7fde
+	redByte = 0xde
 )
 
 // spec says how to draw ops of one type.
@@ -122,7 +123,7 @@ type spec struct {
 }
 
 // block is one allocation, with its elements before and after the op: as
-// words, or as the halves of BF16.
+// words, as the halves of BF16 or as bytes.
 type block struct {
 	mem           *kernels.Memory
 	typ           kernels.DType
@@ -131,10 +132,62 @@ type block struct {
 
 // empty is the pattern of elements that nobody has written.
 func (b *block) empty() int32 {
-	if b.typ == kernels.BF16 {
+	switch b.typ {
+	case kernels.BF16:
 		return redHalf
+	case kernels.U8:
+		return redByte
 	}
 	return red
+}
+
+// write brings before to the device.
+func (b *block) write(dev kernels.Device) {
+	switch b.typ {
+	case kernels.BF16:
+		writeAs[uint16](dev, b)
+	case kernels.U8:
+		writeAs[byte](dev, b)
+	default:
+		writeAs[int32](dev, b)
+	}
+}
+
+// read brings after from the device.
+func (b *block) read(dev kernels.Device) {
+	switch b.typ {
+	case kernels.BF16:
+		readAs[uint16](dev, b)
+	case kernels.U8:
+		readAs[byte](dev, b)
+	default:
+		readAs[int32](dev, b)
+	}
+}
+
+func writeAs[T int32 | uint16 | byte](dev kernels.Device, b *block) {
+	v := make([]T, len(b.before))
+	for i, w := range b.before {
+		v[i] = T(w)
+	}
+	dev.Write(b.whole(), v)
+}
+
+func readAs[T int32 | uint16 | byte](dev kernels.Device, b *block) {
+	v := make([]T, len(b.after))
+	dev.Read(v, b.whole())
+	for i, w := range v {
+		b.after[i] = int32(w)
+	}
+}
+
+// whole views all of the block; F32 travels as words.
+func (b *block) whole() kernels.Tensor {
+	typ := b.typ
+	if typ == kernels.F32 {
+		typ = kernels.I32
+	}
+	return kernels.Matrix(b.mem, 0, typ, 1, len(b.before))
 }
 
 // value returns what an element means.
@@ -172,15 +225,7 @@ func play(dev kernels.Device, s spec, seed int) (*outcome, error) {
 	scrub(op)
 	for _, b := range g.blocks {
 		b.after = make([]int32, len(b.before))
-		if b.typ == kernels.BF16 {
-			half := make([]uint16, len(b.before))
-			dev.Read(half, kernels.Matrix(b.mem, 0, kernels.BF16, 1, len(half)))
-			for i, h := range half {
-				b.after[i] = int32(h)
-			}
-			continue
-		}
-		dev.Read(b.after, kernels.Matrix(b.mem, 0, kernels.I32, 1, len(b.after)))
+		b.read(dev)
 	}
 	if err := dev.Sync(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.what, err)
@@ -462,15 +507,7 @@ func (g *gen) place(typ kernels.DType, rows, cols int, words []int32) kernels.Te
 	if g.err != nil {
 		return kernels.Tensor{}
 	}
-	if typ == kernels.BF16 {
-		half := make([]uint16, len(b.before))
-		for i, w := range b.before {
-			half[i] = uint16(w)
-		}
-		g.dev.Write(kernels.Matrix(b.mem, 0, typ, 1, len(half)), half)
-	} else {
-		g.dev.Write(kernels.Matrix(b.mem, 0, kernels.I32, 1, len(b.before)), b.before)
-	}
+	b.write(g.dev)
 	g.blocks = append(g.blocks, b)
 	return kernels.Tensor{Mem: b.mem, Offset: typ.Size() * lead, Type: typ, Rows: rows, Cols: cols, Stride: stride}
 }
@@ -503,6 +540,15 @@ func (g *gen) float() kernels.DType {
 
 // ints makes an index operand.
 func (g *gen) ints(x []int32) kernels.Tensor { return g.place(kernels.I32, 1, len(x), x) }
+
+// bytes makes an operand of any bytes.
+func (g *gen) bytes(rows, cols int) kernels.Tensor {
+	words := make([]int32, rows*cols)
+	for i := range words {
+		words[i] = int32(g.IntN(256))
+	}
+	return g.place(kernels.U8, rows, cols, words)
+}
 
 // normal makes an operand of standard normal numbers: an input or one that is
 // added to.

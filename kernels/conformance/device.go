@@ -70,10 +70,13 @@ func testDevice(t *testing.T, open func() (kernels.Device, error)) {
 		clear(src)
 		dev.Write(kernels.Matrix(m, 40, kernels.I32, 1, 2), []int32{-7, 1 << 30})
 		dev.Write(kernels.Matrix(m, 256, kernels.F32, 0, 3), []float32{})
+		dev.Write(kernels.Matrix(m, 51, kernels.U8, 1, 3), []byte{7, 0, 255})
 		var f [6]float32
 		var i [3]int32
 		dev.Read(f[:], kernels.Matrix(m, 12, kernels.F32, 1, 6))
 		dev.Read(i[:], kernels.Matrix(m, 36, kernels.I32, 3, 1))
+		b := make([]byte, 5)
+		dev.Read(b, kernels.Matrix(m, 50, kernels.U8, 5, 1))
 		if err := dev.Sync(); err != nil {
 			t.Fatal(err)
 		}
@@ -82,6 +85,9 @@ func testDevice(t *testing.T, open func() (kernels.Device, error)) {
 		}
 		if want := [3]int32{0, -7, 1 << 30}; i != want {
 			t.Errorf("read %v, want %v", i, want)
+		}
+		if want := [5]byte{0, 7, 0, 255, 0}; [5]byte(b) != want {
+			t.Errorf("read %v, want %v", b, want)
 		}
 	})
 

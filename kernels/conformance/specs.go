@@ -61,7 +61,7 @@ var specs = []spec{
 		v, d, r := g.size(), g.size(), g.rows()
 		return &kernels.ScatterAdd{Y: g.normalAs(g.float(), r, d), Index: g.ints(g.index(r, -1, v)), Table: g.normal(v, d)}
 	}},
-	{"Patchify", 15, Limit{}, func(g *gen) kernels.Op {
+	{"Patchify", 30, Limit{}, func(g *gen) kernels.Op {
 		b, c, s, h, w := g.IntN(4), g.pick(1, 2, 3), g.pick(1, 2, 3, 8, 16), g.pick(1, 2, 3), g.pick(1, 2, 5)
 		switch g.draw {
 		case 1:
@@ -69,8 +69,13 @@ var specs = []spec{
 		case 2:
 			b = 0
 		}
-		return &kernels.Patchify{X: g.normal(b, c*h*s*w*s), Y: g.out(b*h*w, c*s*s),
-			Channels: c, Height: h * s, Width: w * s, Size: s}
+		o := &kernels.Patchify{Y: g.out(b*h*w, c*s*s), Channels: c, Height: h * s, Width: w * s, Size: s}
+		if g.oneIn(2) {
+			o.X, o.Mean, o.Std = g.bytes(b, c*h*s*w*s), float32(g.Float64()), float32(0.1+g.Float64())
+		} else {
+			o.X = g.normal(b, c*h*s*w*s)
+		}
+		return o
 	}},
 	{"Dropout", 25, single, func(g *gen) kernels.Op {
 		r, d := g.rows(), g.size()

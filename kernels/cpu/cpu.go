@@ -131,8 +131,12 @@ func (d *device) Write(dst kernels.Tensor, src any) {
 		if d.transfer("Write to", dst, kernels.BF16, len(src)) {
 			copy(dst.BF16(), src)
 		}
+	case []byte:
+		if d.transfer("Write to", dst, kernels.U8, len(src)) {
+			copy(dst.U8(), src)
+		}
 	default:
-		d.fail("Write of a %T, want []float32, []int32 or []uint16", src)
+		d.fail("Write of a %T, want []float32, []int32, []uint16 or []byte", src)
 	}
 }
 
@@ -153,8 +157,12 @@ func (d *device) Read(dst any, src kernels.Tensor) {
 		if d.transfer("Read of", src, kernels.BF16, len(dst)) {
 			copy(dst, src.BF16())
 		}
+	case []byte:
+		if d.transfer("Read of", src, kernels.U8, len(dst)) {
+			copy(dst, src.U8())
+		}
 	default:
-		d.fail("Read into a %T, want []float32, []int32 or []uint16", dst)
+		d.fail("Read into a %T, want []float32, []int32, []uint16 or []byte", dst)
 	}
 }
 
@@ -229,7 +237,7 @@ func (d *device) Run(op kernels.Op) {
 			d.each((*scatterAdd)(o), blocks(o.Y.Cols, d.shared.scatterCols(o.Y.Cols)), o.Y.Len())
 		}
 	case *kernels.Patchify:
-		d.rows((*patchify)(o), o.Y)
+		d.patchify((*patchify)(o))
 	case *kernels.Dropout:
 		d.rows((*dropout)(o), o.X)
 	case *kernels.Tanh:

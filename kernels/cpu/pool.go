@@ -35,8 +35,9 @@ type shared struct {
 	sums    []float64 // one or two a unit or row
 	part    []float32 // partial gradients, one row a chunk
 	bias    bias
-	next    []int32 // of Residual: the row of Y by row of X, or nil
-	index   []int32 // room for next
+	next    []int32   // of Residual: the row of Y by row of X, or nil
+	index   []int32   // room for next
+	values  []float32 // of Patchify: what stands for each byte
 	// chunk is the number of sequences in one unit of attention.
 	chunk   int
 	split   split

@@ -238,20 +238,37 @@ func (o *scatterAdd) do(w *worker, u int) {
 	}
 }
 
+func (d *device) patchify(o *patchify) {
+	if o.X.Type == kernels.U8 {
+		d.shared.values = d.shared.values[:0]
+		for b := range 256 {
+			d.shared.values = append(d.shared.values, (*kernels.Patchify)(o).Value(byte(b)))
+		}
+	}
+	d.rows(o, o.Y)
+}
+
 func (o *patchify) do(w *worker, u int) {
-	x, y := view(o.X), view(o.Y)
+	y := view(o.Y)
 	s := o.Size
 	across := o.Width / s
 	each := o.Height / s * across
 	lo, hi := span(o.Y.Rows, u, rowsPerUnit(o.Y))
 	for r := lo; r < hi; r++ {
-		dst, img := y.row(r), x.row(r/each)
+		dst, image := y.row(r), o.X.Slice(r/each, r/each+1)
 		p := r % each
 		top, left := p/across*s, p%across*s
 		for c := range o.Channels {
 			for v := range s {
 				from := (c*o.Height+top+v)*o.Width + left
-				copy(dst[(c*s+v)*s:][:s], img[from:][:s])
+				to := dst[(c*s+v)*s:][:s]
+				if o.X.Type == kernels.F32 {
+					copy(to, image.F32()[from:])
+					continue
+				}
+				for i, b := range image.U8()[from:][:s] {
+					to[i] = w.values[b]
+				}
 			}
 		}
 	}

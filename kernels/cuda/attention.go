@@ -47,7 +47,7 @@ func (d *device) sequences(s []kernels.Sequence) uintptr {
 	for _, q := range s {
 		words = append(words, int32(q.TextOff), int32(q.TextLen), int32(q.ImageOff), int32(q.ImageLen))
 	}
-	d.upload(at, bytesOf(words))
+	d.upload(at, bytesOf(words), false)
 	d.lists = append(d.lists, list{slices.Clone(s), at})
 	return at
 }

@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"gorgonia.org/cu"
 
@@ -294,6 +297,117 @@ func TestUploads(t *testing.T) {
 		if want := float32(3*rounds*(rounds-1)/2 + rounds*((n-tail+i)%7)); v != want {
 			t.Fatalf("element %d = %v, want %v", i, v, want)
 		}
+	}
+}
+
+// What is written into memory that no op under way uses is there before those
+// ops have run.
+func TestWriteBesideOps(t *testing.T) {
+	if !emu.Present() {
+		t.Skip("no emulator")
+	}
+	seed, _ := strconv.Atoi(os.Getenv("CUEMU_SEED"))
+	emu.Seed(0)
+	defer emu.Seed(seed)
+	d := open(t)
+	var x [2]kernels.Tensor
+	for i := range x {
+		m, err := d.Alloc(5 * slotBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x[i] = kernels.Matrix(m, 0, kernels.F32, 1, 5*slotBytes/4)
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	src := make([]float32, x[1].Len())
+	for i := range src {
+		src[i] = float32(i)
+	}
+	last := make([]float32, 4)
+	var before int
+	all := emu.Count(func() {
+		d.Run(&kernels.Fill{Y: x[0], Value: 7})
+		d.Write(x[1], src)
+		err := d.do(func() error {
+			from := cu.DevicePtr(x[1].Mem.Addr) + 5*slotBytes - 16
+			if err := cu.MemcpyDtoHAsync(unsafe.Pointer(&d.back[0]), from, 16, d.copies); err != nil {
+				return err
+			}
+			if err := d.copies.Synchronize(); err != nil {
+				return err
+			}
+			copy(bytesOf(last), d.back)
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		before = emu.Launches()
+		d.Sync()
+	})
+	if !slices.Equal(last, src[len(src)-4:]) {
+		t.Errorf("the copy stream ends with %v, want %v", last, src[len(src)-4:])
+	}
+	if before != 0 || len(all) != 1 {
+		t.Errorf("%d of %d launches had run, want none of one", before, len(all))
+	}
+	got := make([]float32, len(src))
+	if d.Read(got, x[1]); !slices.Equal(got, src) {
+		t.Error("a part of what was written is something else")
+	}
+}
+
+// Writes, ops and reads in any order have the results of that order, whatever
+// memory a write goes to.
+func TestWriteOrder(t *testing.T) {
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	const memories, n = 3, 3000
+	for seed := range uint64(20) {
+		d, src := open(t), rng.New(rng.Key{Seed: seed})
+		var x [memories]kernels.Tensor
+		var want [memories][]float32
+		for i := range x {
+			m, err := d.Alloc(4 * n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x[i], want[i] = kernels.Matrix(m, 0, kernels.F32, 1, n), make([]float32, n)
+		}
+		for range 60 {
+			i, k := src.IntN(memories), src.IntN(memories)
+			lo := src.IntN(n)
+			switch src.IntN(5) {
+			case 0, 1:
+				v := make([]float32, n-lo)
+				for j := range v {
+					v[j] = float32(src.IntN(8))
+				}
+				copy(want[i][lo:], v)
+				d.Write(x[i].Columns(lo, n), v)
+			case 2, 3:
+				if i == k {
+					continue
+				}
+				for j, v := range want[i] {
+					want[k][j] += v / 2
+				}
+				d.Run(&kernels.AddScaled{X: x[i], Y: x[k], Alpha: 0.5})
+			default:
+				got := make([]float32, n)
+				d.Read(got, x[i])
+				if !slices.Equal(got, want[i]) {
+					t.Fatalf("seed %d: memory %d is not what was written and added", seed, i)
+				}
+			}
+		}
+		if err := d.Sync(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		d.Close()
 	}
 }
 

@@ -5,6 +5,7 @@ package cuda
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -84,8 +85,10 @@ type device struct {
 	closed   bool
 	operands []kernels.Operand // reused by Run
 	next     launch            // reused by launches
-	slot     int               // what Write fills
-	offset   int
+	slot     int               // what Write fills,
+	offset   int               // from here,
+	direct   bool              // with what goes to its place at once
+	busy     []*kernels.Memory // what work may use that Sync has not waited for
 	scratch  buffer
 	tables   buffer
 	lists    []list // what tables holds
@@ -144,7 +147,22 @@ func (d *device) Alloc(n int) (*kernels.Memory, error) {
 	}) {
 		return nil, d.err
 	}
-	return &kernels.Memory{Addr: uintptr(p), Bytes: n}, nil
+	m := &kernels.Memory{Addr: uintptr(p), Bytes: n}
+	d.use(m)
+	return m, nil
+}
+
+// use notes that work was enqueued which uses m.
+func (d *device) use(m *kernels.Memory) {
+	if !slices.Contains(d.busy, m) {
+		d.busy = append(d.busy, m)
+	}
+}
+
+// settled notes that all work is done.
+func (d *device) settled() {
+	clear(d.busy)
+	d.busy = d.busy[:0]
 }
 
 // Free waits for all ops. m is empty afterwards, so that Check finds ops that
@@ -162,7 +180,9 @@ func (d *device) Free(m *kernels.Memory) {
 }
 
 func (d *device) Sync() error {
-	d.call(d.settle)
+	if d.call(d.settle) {
+		d.settled()
+	}
 	return d.err
 }
 
@@ -203,6 +223,8 @@ func host(x any) (b []byte, t kernels.DType, n int, ok bool) {
 		return bytesOf(x), kernels.I32, len(x), true
 	case []uint16:
 		return bytesOf(x), kernels.BF16, len(x), true
+	case []byte:
+		return x, kernels.U8, len(x), true
 	}
 	return nil, 0, 0, false
 }
@@ -215,7 +237,7 @@ func (d *device) transfer(call string, t kernels.Tensor, x any) []byte {
 	b, typ, n, ok := host(x)
 	switch {
 	case !ok:
-		d.fail("%s: %v and a %T, want []float32, []int32 or []uint16", call, t, x)
+		d.fail("%s: %v and a %T, want []float32, []int32, []uint16 or []byte", call, t, x)
 	case t.Len() == 0 && n == 0:
 	case t.IsZero() || t.Type != typ || t.Len() != n || !t.Contiguous():
 		d.fail("%s: %v and %d elements of %v", call, t, n, typ)
@@ -236,17 +258,25 @@ func onDevice(t kernels.Tensor) bool {
 	return t.Mem.Addr != 0 && t.Offset >= 0 && t.Offset+last*t.Type.Size() <= t.Mem.Bytes
 }
 
+// Write does not wait for ops where none that may still run uses dst's memory:
+// a batch that is written into memory of its own travels while the ops of the
+// one before run.
 func (d *device) Write(dst kernels.Tensor, src any) {
 	if b := d.transfer("Write", dst, src); len(b) > 0 {
-		d.upload(address(dst), b)
+		direct := !slices.Contains(d.busy, dst.Mem)
+		if !direct {
+			d.use(dst.Mem)
+		}
+		d.upload(address(dst), b, direct)
 	}
 }
 
-// upload copies b into pinned memory and lets it travel.
-func (d *device) upload(to uintptr, b []byte) {
+// upload copies b into pinned memory and lets it travel, to its place at once
+// where direct is set.
+func (d *device) upload(to uintptr, b []byte, direct bool) {
 	for len(b) > 0 && d.err == nil {
-		if d.offset == slotBytes {
-			d.commands <- command{upload: upload{slot: d.slot, retire: true}}
+		if d.offset == slotBytes || d.direct != direct && d.offset > 0 {
+			d.commands <- command{upload: upload{slot: d.slot, direct: d.direct, retire: true}}
 			d.slot, d.offset = (d.slot+1)%slots, 0
 			s := &d.slots[d.slot]
 			d.call(func() error {
@@ -257,8 +287,9 @@ func (d *device) upload(to uintptr, b []byte) {
 			})
 			continue
 		}
+		d.direct = direct
 		n := copy(d.slots[d.slot].host[d.offset:], b)
-		d.commands <- command{upload: upload{to: to, slot: d.slot, offset: d.offset, bytes: n}}
+		d.commands <- command{upload: upload{to: to, slot: d.slot, offset: d.offset, bytes: n, direct: direct}}
 		d.offset = min((d.offset+n+15)&^15, slotBytes)
 		b, to = b[n:], to+uintptr(n)
 	}
@@ -269,12 +300,14 @@ func (d *device) Read(dst any, src kernels.Tensor) {
 	if d.err != nil {
 		return
 	}
-	d.call(func() error {
+	if d.call(func() error {
 		if err := d.settle(); err != nil {
 			return err
 		}
 		return d.fetch(b, address(src))
-	})
+	}) {
+		d.settled()
+	}
 }
 
 func (d *device) Run(op kernels.Op) {
@@ -290,6 +323,7 @@ func (d *device) Run(op kernels.Op) {
 		if !onDevice(d.operands[i].Tensor) {
 			d.fail("%s: %s lies in no memory of this device", op.Name(), d.operands[i].Name)
 		}
+		d.use(d.operands[i].Mem)
 	}
 	clear(d.operands) // keeps no memory alive
 	if d.err == nil {

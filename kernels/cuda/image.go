@@ -31,7 +31,7 @@ var files = map[string][]string{
 	"layernorm":   {"layernorm", "layernorm_grad"},
 	"losses":      {"cross_entropy", "contrast", "sample_negative", "arg_max", "binary_cross_entropy", "squared_error"},
 	"normalize":   {"normalize", "normalize_grad"},
-	"patchify":    {"patchify"},
+	"patchify":    {"patchify", "patchify_bytes"},
 	"reduce":      {"column_partials", "column_finish", "square_partials", "scalar_finish"},
 	"residual":    {"rows_clear", "rows_invert", "residual", "residual_grad"},
 }

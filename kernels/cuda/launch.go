@@ -58,6 +58,8 @@ func (l *launch) vector(t kernels.Tensor) *launch { return l.ptr(address(t)) }
 
 func (l *launch) ptr(p uintptr) *launch { return l.add(uint64(p), 8) }
 
+func (l *launch) long(v int) *launch { return l.add(uint64(v), 8) }
+
 func (l *launch) int(v ...int) *launch {
 	for _, v := range v {
 		l.add(uint64(uint32(v)), 4)

@@ -309,7 +309,12 @@ func (d *device) patchify(o *kernels.Patchify) {
 	if o.Y.Len() == 0 {
 		return
 	}
-	d.start(d.elementwise("patchify", o.Y.Rows, o.Y.Cols).tensor(o.X).tensor(o.Y).int(o.Y.Rows, o.Channels, o.Height, o.Width, o.Size))
+	shape := []int{o.Y.Rows, o.Channels, o.Height, o.Width, o.Size}
+	if o.X.Type == kernels.U8 {
+		d.start(d.elementwise("patchify_bytes", o.Y.Rows, o.Y.Cols).vector(o.X).long(o.X.Stride).tensor(o.Y).int(shape...).float(o.Mean, o.Std))
+		return
+	}
+	d.start(d.elementwise("patchify", o.Y.Rows, o.Y.Cols).tensor(o.X).tensor(o.Y).int(shape...))
 }
 
 func (d *device) dropout(o *kernels.Dropout) {

@@ -41,12 +41,13 @@ const (
 )
 
 // slot is a part of the way from the host: what Write copies into pinned memory
-// travels into device memory of the same size on the copy stream, while ops
-// still run, and is put in its place by the compute stream in its turn.
+// travels on the copy stream, while ops still run. It goes to its place at once,
+// where no op that may still run uses that memory; otherwise into device memory
+// of the slot's size, and the compute stream puts it in its place in its turn.
 type slot struct {
 	host []byte
 	dev  cu.DevicePtr
-	free cu.Event // the compute stream has taken everything out
+	free cu.Event // everything has left the slot
 	used bool
 }
 
@@ -59,12 +60,12 @@ type command struct {
 	reply   chan error
 }
 
-// upload brings bytes of a slot to device memory; retire is after the last one
-// from the slot.
+// upload brings bytes of a slot to device memory, past the slot's device memory
+// where direct is set; retire is after the last one from the slot.
 type upload struct {
 	to                  uintptr
 	slot, offset, bytes int
-	retire              bool
+	direct, retire      bool
 }
 
 // start opens GPU number ordinal on a thread of its own.
@@ -181,9 +182,15 @@ func (o *owner) bring(u upload) error {
 	s := &o.slots[u.slot]
 	if u.retire {
 		s.used = true
+		if u.direct {
+			return explain(s.free.Record(o.copies))
+		}
 		return explain(s.free.Record(o.compute))
 	}
 	at := s.dev + cu.DevicePtr(u.offset)
+	if u.direct {
+		at = cu.DevicePtr(u.to)
+	}
 	if err := cu.MemcpyHtoDAsync(at, unsafe.Pointer(&s.host[u.offset]), int64(u.bytes), o.copies); err != nil {
 		return explain(err)
 	}
@@ -192,6 +199,9 @@ func (o *owner) bring(u upload) error {
 	}
 	if err := o.compute.Wait(o.arrived, 0); err != nil {
 		return explain(err)
+	}
+	if u.direct {
+		return nil
 	}
 	return explain(cu.MemcpyDtoDAsync(cu.DevicePtr(u.to), at, int64(u.bytes), o.compute))
 }

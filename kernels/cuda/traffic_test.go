@@ -31,15 +31,19 @@ func (g *traffic) tensor(typ kernels.DType, rows, cols int) kernels.Tensor {
 		floats[i] = g.src.Float32()
 		halves[i] = kernels.RoundBF16(floats[i])
 	}
-	if typ == kernels.BF16 {
+	switch typ {
+	case kernels.BF16:
 		g.d.Write(x, halves)
-	} else {
+	case kernels.U8:
+		g.d.Write(x, make([]byte, len(floats)))
+	default:
 		g.d.Write(x, floats)
 	}
 	return x
 }
 
 func (g *traffic) f32(rows, cols int) kernels.Tensor { return g.tensor(kernels.F32, rows, cols) }
+func (g *traffic) u8(rows, cols int) kernels.Tensor  { return g.tensor(kernels.U8, rows, cols) }
 func (g *traffic) b16(rows, cols int) kernels.Tensor { return g.tensor(kernels.BF16, rows, cols) }
 
 // count runs op and returns what its launches did.
@@ -91,6 +95,7 @@ func memoryBound(g *traffic) []kernels.Op {
 		&kernels.Gather{Table: residual, Index: list, Y: f(list.Cols, c)},
 		&kernels.ScatterAdd{Y: f(list.Cols, c), Index: list, Table: f(n, c)},
 		&kernels.Patchify{X: pixels, Y: f(2*196, 768), Channels: 3, Height: 224, Width: 224, Size: 16},
+		&kernels.Patchify{X: g.u8(2, 3*224*224), Y: f(2*196, 768), Channels: 3, Height: 224, Width: 224, Size: 16, Mean: 0.5, Std: 0.5},
 		&kernels.Dropout{X: residual, Row: g.index(n, func(i int) int { return i }), Y: f(n, c), Rate: 0.1},
 		&kernels.Tanh{X: residual, Y: f(n, c)},
 		&kernels.TanhGrad{Y: residual, DY: grad, DX: f(n, c)},

@@ -328,11 +328,23 @@ func scatterAdd(o *kernels.ScatterAdd) error {
 	return nil
 }
 
+// pixels returns image b, normalised.
+func pixels(o *kernels.Patchify, b int) []float32 {
+	if o.X.Type == kernels.F32 {
+		return o.X.Row(b)
+	}
+	v := make([]float32, o.X.Cols)
+	for i, p := range o.X.Slice(b, b+1).U8() {
+		v[i] = o.Value(p)
+	}
+	return v
+}
+
 func patchify(o *kernels.Patchify) {
 	s, h, w := o.Size, o.Height, o.Width
 	row := 0
 	for b := range o.X.Rows {
-		image := o.X.Row(b)
+		image := pixels(o, b)
 		for py := range h / s {
 			for px := range w / s {
 				patch := o.Y.Row(row)

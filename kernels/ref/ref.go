@@ -91,6 +91,16 @@ func (d *device) copy(call string, t kernels.Tensor, host any, write bool) {
 			return
 		}
 		d.fail("%s: %v and %d numbers of type bf16", call, t, len(s))
+	case []byte:
+		if t.Type == kernels.U8 && len(s) == t.Len() {
+			if write {
+				copy(t.U8(), s)
+			} else {
+				copy(s, t.U8())
+			}
+			return
+		}
+		d.fail("%s: %v and %d bytes", call, t, len(s))
 	default:
 		d.fail("%s: %v and a %T", call, t, host)
 	}

@@ -251,6 +251,26 @@ func TestPatchify(t *testing.T) {
 	}
 }
 
+// Bytes are normalised by three operations, each rounded to float32.
+func TestPatchifyBytes(t *testing.T) {
+	b := newBench(t, 10)
+	for _, norm := range [][2]float32{{0.5, 0.5}, {0.485, 0.229}} {
+		x, y := b.empty(kernels.U8, 1, 256), b.out(1, 256)
+		for i := range x.U8() {
+			x.U8()[i] = byte(i)
+		}
+		b.run(&kernels.Patchify{X: x, Y: y, Channels: 1, Height: 16, Width: 16, Size: 16, Mean: norm[0], Std: norm[1]})
+		for i, got := range y.F32() {
+			// float64 has more than twice float32's digits: rounding twice is rounding once.
+			part := float32(float64(i) / 255)
+			rest := float32(float64(part) - float64(norm[0]))
+			if want := float32(float64(rest) / float64(norm[1])); got != want {
+				t.Fatalf("byte %d becomes %v, want %v", i, got, want)
+			}
+		}
+	}
+}
+
 // A row's mask depends on its id alone, its words are those of the blocks in
 // order, and the share of zeros is the rate.
 func TestDropout(t *testing.T) {

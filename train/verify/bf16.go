@@ -280,9 +280,10 @@ func randomStep(dev kernels.Device, c vlmo.Config, compute kernels.DType, shaken
 	}
 
 	src := rng.New(rng.Key{Seed: seed, Purpose: rng.Order})
-	b := &vlmo.Batch{NegativeImage: []int32{1, 0}, NegativeText: []int32{1, 0}, Pixels: make([]float32, pairs*3*c.ImageSize*c.ImageSize)}
-	for i := range b.Pixels {
-		b.Pixels[i] = float32(src.Norm())
+	b := &vlmo.Batch{NegativeImage: []int32{1, 0}, NegativeText: []int32{1, 0}}
+	pixels := make([]float32, pairs*3*c.ImageSize*c.ImageSize)
+	for i := range pixels {
+		pixels[i] = float32(src.Norm())
 	}
 	for i := range pairs {
 		text := make(vlmo.Text, c.MaxText-4*i)
@@ -298,6 +299,7 @@ func randomStep(dev kernels.Device, c vlmo.Config, compute kernels.DType, shaken
 	defer s.Arena.Close()
 	s.Begin(1, true)
 	m.Store.ZeroGrad()
+	b.Pixels = upload(m, s, pixels)
 	l, err := m.Pretrain(s, b, vlmo.Weights{MLM: 0.25, ITC: 1, ITM: 1})
 	if err != nil {
 		return nil, err

@@ -200,7 +200,7 @@ func (r *runner) maskedImages() error {
 				rows = append(rows, p.ImageRow(i, k, vlmo.Own))
 			}
 		}
-		x, err := m.Encode(s, p, s.Upload(pixels, n, len(pixels)/n), rows)
+		x, err := m.Encode(s, p, upload(m, s, pixels), rows)
 		if err != nil {
 			return err
 		}
@@ -211,7 +211,7 @@ func (r *runner) maskedImages() error {
 
 		s.Begin(0, true)
 		m.Store.ZeroGrad()
-		l, err := m.MaskedImages(s, s.Upload(pixels, n, len(pixels)/n), masked, labels, nil)
+		l, err := m.MaskedImages(s, upload(m, s, pixels), masked, labels, nil)
 		if err != nil {
 			return err
 		}

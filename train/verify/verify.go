@@ -399,9 +399,17 @@ func (r *runner) is(task string) bool {
 	return false
 }
 
+// upload brings normalised images to the step, those of all lists one after the
+// other.
+func upload(m *vlmo.Model, s *engine.Step, lists ...[]float32) kernels.Tensor {
+	all := slices.Concat(lists...)
+	px := 3 * m.ImageSize * m.ImageSize
+	return s.Upload(all, len(all)/px, px)
+}
+
 // losses runs the forward pass of the case's task.
 func (r *runner) losses(m *vlmo.Model, s *engine.Step, in *inputs, neg negatives) (vlmo.Losses, error) {
-	b := &vlmo.Batch{Texts: in.texts, Masked: in.masked, Labels: in.labels, Pixels: in.pixels[0], NegativeImage: neg.Image, NegativeText: neg.Text}
+	b := &vlmo.Batch{Texts: in.texts, Masked: in.masked, Labels: in.labels, Pixels: upload(m, s, in.pixels[0]), NegativeImage: neg.Image, NegativeText: neg.Text}
 	switch {
 	case r.is("textmlm"):
 		return m.TextMLM(s, in.masked, in.labels, nil)
@@ -411,7 +419,7 @@ func (r *runner) losses(m *vlmo.Model, s *engine.Step, in *inputs, neg negatives
 		l, _, err := m.VQA(s, b, in.targets)
 		return l, err
 	case r.is("nlvr2"):
-		l, _, err := m.NLVR2(s, in.texts, append(append([]float32(nil), in.pixels[0]...), in.pixels[1]...), in.nlvr2)
+		l, _, err := m.NLVR2(s, in.texts, upload(m, s, in.pixels[0], in.pixels[1]), in.nlvr2)
 		return l, err
 	}
 	var w vlmo.Weights
@@ -573,13 +581,11 @@ func (r *runner) outputs(m *vlmo.Model, s *engine.Step, in *inputs) error {
 		r.dev.Read(v, t)
 		return v
 	}
-	size := m.ImageSize
-	upload := func(px []float32) kernels.Tensor { return s.Upload(px, len(px)/(3*size*size), 3*size*size) }
 	tokens := 1 + m.Patches()
 
 	if has("vl.text_feats") || has("vl.cls_feats") {
 		s.Begin(0, false)
-		text, image, cls, err := fusion(m, s, in.texts, upload(in.pixels[0]), tokens)
+		text, image, cls, err := fusion(m, s, in.texts, upload(m, s, in.pixels[0]), tokens)
 		if err != nil {
 			return err
 		}
@@ -608,7 +614,7 @@ func (r *runner) outputs(m *vlmo.Model, s *engine.Step, in *inputs) error {
 				}
 			}
 		}
-		f, err := m.Encode(s, p, upload(in.pixels[0]), rows)
+		f, err := m.Encode(s, p, upload(m, s, in.pixels[0]), rows)
 		if err != nil {
 			return err
 		}
@@ -647,7 +653,7 @@ func (r *runner) outputs(m *vlmo.Model, s *engine.Step, in *inputs) error {
 				rows = append(rows, p.ImageRow(i, k, vlmo.Own))
 			}
 		}
-		f, err := m.Encode(s, p, upload(in.pixels[0]), rows)
+		f, err := m.Encode(s, p, upload(m, s, in.pixels[0]), rows)
 		if err != nil {
 			return err
 		}
@@ -678,15 +684,15 @@ func (r *runner) outputs(m *vlmo.Model, s *engine.Step, in *inputs) error {
 		for i := range in.texts {
 			p.Pairs = append(p.Pairs, vlmo.Pair{Text: in.texts[in.negT[i]], Image: i})
 		}
-		l, err := m.MatchLogits(s, p, upload(in.pixels[0]))
+		l, err := m.MatchLogits(s, p, upload(m, s, in.pixels[0]))
 		if err != nil {
 			return err
 		}
 		put("itm_logits", read(l))
 	}
-	b := &vlmo.Batch{Texts: in.texts, Pixels: in.pixels[0]}
 	if has("vqa_logits") {
 		s.Begin(0, false)
+		b := &vlmo.Batch{Texts: in.texts, Pixels: upload(m, s, in.pixels[0])}
 		_, l, err := m.VQA(s, b, in.targets)
 		if err != nil {
 			return err
@@ -695,7 +701,7 @@ func (r *runner) outputs(m *vlmo.Model, s *engine.Step, in *inputs) error {
 	}
 	if has("nlvr2_logits") {
 		s.Begin(0, false)
-		_, l, err := m.NLVR2(s, in.texts, append(append([]float32(nil), in.pixels[0]...), in.pixels[1]...), in.nlvr2)
+		_, l, err := m.NLVR2(s, in.texts, upload(m, s, in.pixels[0], in.pixels[1]), in.nlvr2)
 		if err != nil {
 			return err
 		}

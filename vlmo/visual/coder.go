@@ -12,10 +12,10 @@ import (
 // Coder turns the patches of images into codes. A Tokenizer is one, and so
 // are the published tokenizers that Open reads.
 type Coder interface {
-	// Codes returns the codes of n images, pixels [n, 3·size·size]: n times
-	// the patches of an image, in row order. It records nothing and gives back
-	// the memory that it takes from the step.
-	Codes(s *engine.Step, pixels []float32, n int) ([]int32, error)
+	// Codes returns the codes of images, pixels [n, 3·size·size] as in
+	// layers.Patches: n times the patches of an image, in row order. It records
+	// nothing and gives back the memory that it takes from the step.
+	Codes(s *engine.Step, pixels kernels.Tensor) ([]int32, error)
 }
 
 // Open reads the visual tokenizer at path, of any format that weights.Open

@@ -64,8 +64,8 @@ func TestPublished(t *testing.T) {
 		}
 		s := engine.NewStep(ref.New(), 1)
 		s.Begin(0, true)
-		n := len(pixels) / (3 * 32 * 32)
-		got, err := coder.Codes(s, pixels, n)
+		on := upload(s, pixels, c.ImageSize)
+		got, err := coder.Codes(s, on)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +77,7 @@ func TestPublished(t *testing.T) {
 		}
 		switch coder := coder.(type) {
 		case *Distilled:
-			z, err := coder.encode(s, pixels, n)
+			z, err := coder.encode(s, on)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,7 +86,7 @@ func TestPublished(t *testing.T) {
 			near(t, name, v, floats(t, truth, "z"), 1e-5)
 		case *DALLE:
 			all := floats(t, truth, "logits") // [n, codes, patches]
-			for i := range n {
+			for i := range on.Rows {
 				l, err := coder.logits(s, pixels[i*3*32*32:][:3*32*32])
 				if err != nil {
 					t.Fatal(err)
@@ -100,7 +100,23 @@ func TestPublished(t *testing.T) {
 				near(t, name, turned, all[i*64*16:][:64*16], 1e-5)
 			}
 		}
-		if _, err := coder.Codes(s, pixels[1:], n); err == nil {
+		bytes, values := make([]byte, len(pixels)), make([]float32, len(pixels))
+		for i, v := range pixels {
+			bytes[i] = byte(min(max(127.5*(v+1), 0), 255))
+			values[i] = (float32(bytes[i])/255 - 0.5) / 0.5
+		}
+		fromBytes, err := coder.Codes(s, s.Bytes(bytes, on.Rows, on.Cols))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fromValues, err := coder.Codes(s, upload(s, values, c.ImageSize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(fromBytes, fromValues) {
+			t.Errorf("%s: bytes have codes %v, the same normalised %v", name, fromBytes, fromValues)
+		}
+		if _, err := coder.Codes(s, on.Columns(1, on.Cols)); err == nil {
 			t.Errorf("%s: a pixel less is no error", name)
 		}
 		for _, bad := range []Config{{ImageSize: 32, Patch: 8, Heads: 2, Codes: 65}, {ImageSize: 32, Patch: 4, Heads: 2, Codes: 63}} {

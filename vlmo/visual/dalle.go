@@ -7,6 +7,7 @@ import (
 
 	"vlmo-train/engine"
 	"vlmo-train/kernels"
+	"vlmo-train/layers"
 	"vlmo-train/weights"
 )
 
@@ -112,16 +113,18 @@ func newDALLE(dev kernels.Device, f *weights.File, want Config) (*DALLE, error) 
 }
 
 // Codes implements Coder.
-func (t *DALLE) Codes(s *engine.Step, pixels []float32, n int) ([]int32, error) {
-	px := 3 * t.size * t.size
-	if n <= 0 || len(pixels) != n*px {
-		return nil, fmt.Errorf("visual: %d pixel values are no %d images of 3×%d×%d", len(pixels), n, t.size, t.size)
+func (t *DALLE) Codes(s *engine.Step, pixels kernels.Tensor) ([]int32, error) {
+	n, px := pixels.Rows, 3*t.size*t.size
+	if n == 0 || pixels.Cols != px {
+		return nil, fmt.Errorf("visual: %d rows of %d pixel values are no images of 3×%d×%d", n, pixels.Cols, t.size, t.size)
 	}
 	defer evaluate(s)()
 	per := t.grid * t.grid
 	codes := make([]int32, n*per)
+	values := make([]float32, px)
 	for i := range n {
-		logits, err := t.logits(s, pixels[i*px:(i+1)*px])
+		readPixels(s, values, pixels.Slice(i, i+1))
+		logits, err := t.logits(s, values)
 		if err != nil {
 			return nil, err
 		}
@@ -137,6 +140,20 @@ func (t *DALLE) Codes(s *engine.Step, pixels []float32, n int) ([]int32, error) 
 		}
 	}
 	return codes, s.Err()
+}
+
+// readPixels reads images back, normalised.
+func readPixels(s *engine.Step, dst []float32, pixels kernels.Tensor) {
+	if pixels.Type == kernels.F32 {
+		s.Dev.Read(dst, pixels)
+		return
+	}
+	b := make([]byte, len(dst))
+	s.Dev.Read(b, pixels)
+	norm := kernels.Patchify{Mean: layers.PixelMean, Std: layers.PixelStd}
+	for i, v := range b {
+		dst[i] = norm.Value(v)
+	}
 }
 
 // picture is an image of channels, [edge·edge, channels], on the host.

@@ -18,7 +18,7 @@ type Distilled struct {
 	Config
 	Store *engine.Store
 
-	tokenizer Tokenizer // lends nearest and patches
+	tokenizer Tokenizer // lends nearest
 	cls, pos  *engine.Param
 	patch     layers.Linear
 	blocks    []*experts.Block
@@ -88,19 +88,17 @@ func newDistilled(dev kernels.Device, f *weights.File, want Config) (*Distilled,
 }
 
 // Codes implements Coder. The codes of an image do not depend on the others.
-func (t *Distilled) Codes(s *engine.Step, pixels []float32, n int) ([]int32, error) {
-	if got, err := t.tokenizer.images(pixels); err != nil {
+func (t *Distilled) Codes(s *engine.Step, pixels kernels.Tensor) ([]int32, error) {
+	if err := t.check(pixels); err != nil {
 		return nil, err
-	} else if got != n {
-		return nil, fmt.Errorf("visual: pixels of %d images where %d are wanted", got, n)
 	}
 	defer evaluate(s)()
-	p := t.Patches()
+	p, n := t.Patches(), pixels.Rows
 	codes := make([]int32, n*p)
 	for lo := 0; lo < n; lo += chunk {
 		hi := min(lo+chunk, n)
 		m := s.Arena.Mark()
-		z, err := t.encode(s, pixels[lo*t.pixels():hi*t.pixels()], hi-lo)
+		z, err := t.encode(s, pixels.Slice(lo, hi))
 		if err != nil {
 			return nil, err
 		}
@@ -113,10 +111,10 @@ func (t *Distilled) Codes(s *engine.Step, pixels []float32, n int) ([]int32, err
 }
 
 // encode returns a unit vector for each patch, [n·patches, code dim].
-func (t *Distilled) encode(s *engine.Step, pixels []float32, n int) (kernels.Tensor, error) {
-	p := t.Patches()
+func (t *Distilled) encode(s *engine.Step, pixels kernels.Tensor) (kernels.Tensor, error) {
+	p, n := t.Patches(), pixels.Rows
 	rows := n * (1 + p)
-	proj := t.patch.Apply(s, layers.Node{X: t.tokenizer.patches(s, pixels, n)})
+	proj := t.patch.Apply(s, layers.Node{X: layers.Patches(s, pixels, t.ImageSize, t.Patch)})
 	from, cls, pos, back := make([]int32, rows), make([]int32, rows), make([]int32, rows), make([]int32, 0, n*p)
 	pass := experts.Pass{FFN: experts.FFNRows{Route: []experts.Span{{Expert: experts.Image, Lo: 0, Hi: rows}}}, Recompute: true}
 	for i := range rows {

@@ -27,16 +27,15 @@ func (l *Losses) Values(dev kernels.Device) (reconstruction, commitment float64)
 }
 
 // Train runs the forward pass on a batch of images, pixels [images,
-// 3·size·size] in planes. In a training step it records the backward pass and
+// 3·size·size] as in layers.Patches. In a training step it records the backward pass and
 // adds the batch to what the next UpdateCodebook takes in; the first batch
 // makes the codebook. Otherwise the losses are those of a validation batch.
 // Train waits for the device.
 //
 // The code takes the place of the encoder's result, whose gradient is that of
 // the code (straight-through) and the commitment loss's.
-func (t *Tokenizer) Train(s *engine.Step, pixels []float32) (l Losses, err error) {
-	n, err := t.images(pixels)
-	if err != nil {
+func (t *Tokenizer) Train(s *engine.Step, pixels kernels.Tensor) (l Losses, err error) {
+	if err := t.check(pixels); err != nil {
 		return l, err
 	}
 	if s.Train && !t.train {
@@ -49,7 +48,7 @@ func (t *Tokenizer) Train(s *engine.Step, pixels []float32) (l Losses, err error
 	if !ready && !s.Train {
 		return l, errNoCodes
 	}
-	patches := t.patches(s, pixels, n)
+	patches := layers.Patches(s, pixels, t.ImageSize, t.Patch)
 	z, err := t.encode(s, patches)
 	if err != nil {
 		return l, err
@@ -90,19 +89,12 @@ func (r *straightThrough) Backward(s *engine.Step) {
 	engine.Run(s, kernels.AddScaled{X: r.q.G, Y: r.z.G, Alpha: 1})
 }
 
-// images returns the number of images in pixels.
-func (t *Tokenizer) images(pixels []float32) (int, error) {
-	if n := len(pixels) / t.pixels(); n > 0 && len(pixels) == n*t.pixels() {
-		return n, nil
+// check wants pixels to be images of the configuration's size.
+func (c *Config) check(pixels kernels.Tensor) error {
+	if pixels.Rows == 0 || pixels.Cols != c.pixels() {
+		return fmt.Errorf("visual: %d rows of %d pixel values are no images of 3×%d×%d", pixels.Rows, pixels.Cols, c.ImageSize, c.ImageSize)
 	}
-	return 0, fmt.Errorf("visual: %d pixel values are no images of 3×%d×%d", len(pixels), t.ImageSize, t.ImageSize)
-}
-
-// patches uploads n images and cuts them into rows.
-func (t *Tokenizer) patches(s *engine.Step, pixels []float32, n int) kernels.Tensor {
-	y := s.Floats(n*t.Patches(), 3*t.Patch*t.Patch)
-	engine.Run(s, kernels.Patchify{X: s.Upload(pixels, n, t.pixels()), Y: y, Channels: 3, Height: t.ImageSize, Width: t.ImageSize, Size: t.Patch})
-	return y
+	return nil
 }
 
 // encode returns a unit vector for each patch, [rows, code dim].
@@ -146,15 +138,12 @@ func (t *Tokenizer) transform(s *engine.Step, x layers.Node, position *engine.Pa
 // memory and changes no result.
 const chunk = 32
 
-// Codes returns the codes of n images, pixels [n, 3·size·size]: n times
-// Patches, in row order. It may be called in the midst of a training step,
+// Codes implements Coder: Patches codes for each image, in row order. It may be called in the midst of a training step,
 // records nothing and gives back the memory it takes from the step. The codes
 // of an image do not depend on the others.
-func (t *Tokenizer) Codes(s *engine.Step, pixels []float32, n int) ([]int32, error) {
-	if got, err := t.images(pixels); err != nil {
+func (t *Tokenizer) Codes(s *engine.Step, pixels kernels.Tensor) ([]int32, error) {
+	if err := t.check(pixels); err != nil {
 		return nil, err
-	} else if got != n {
-		return nil, fmt.Errorf("visual: pixels of %d images where %d are wanted", got, n)
 	}
 	if ready, err := t.isReady(s); err != nil {
 		return nil, err
@@ -162,12 +151,12 @@ func (t *Tokenizer) Codes(s *engine.Step, pixels []float32, n int) ([]int32, err
 		return nil, errNoCodes
 	}
 	defer evaluate(s)()
-	p := t.Patches()
+	p, n := t.Patches(), pixels.Rows
 	codes := make([]int32, n*p)
 	for lo := 0; lo < n; lo += chunk {
 		hi := min(lo+chunk, n)
 		m := s.Arena.Mark()
-		z, err := t.encode(s, t.patches(s, pixels[lo*t.pixels():hi*t.pixels()], hi-lo))
+		z, err := t.encode(s, layers.Patches(s, pixels.Slice(lo, hi), t.ImageSize, t.Patch))
 		if err != nil {
 			return nil, err
 		}
@@ -237,8 +226,8 @@ func (t *Tokenizer) join(pixels, patches []float32) {
 }
 
 // Reconstruct draws images again from their codes.
-func (t *Tokenizer) Reconstruct(s *engine.Step, pixels []float32) ([]float32, error) {
-	codes, err := t.Codes(s, pixels, len(pixels)/t.pixels())
+func (t *Tokenizer) Reconstruct(s *engine.Step, pixels kernels.Tensor) ([]float32, error) {
+	codes, err := t.Codes(s, pixels)
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,12 @@ func newTokenizer(t *testing.T, dev kernels.Device, c Config, seed uint64) *Toke
 	return tok
 }
 
+// upload brings images of size × size pixels to the step.
+func upload(s *engine.Step, v []float32, size int) kernels.Tensor {
+	px := 3 * size * size
+	return s.Upload(v, len(v)/px, px)
+}
+
 // pictures returns n images of one coloured rectangle on a coloured ground.
 func pictures(n, size int, seed uint64) []float32 {
 	var out []float32
@@ -284,7 +290,7 @@ func TestGradient(t *testing.T) {
 	s := engine.NewStep(ref.New(), seed)
 	s.Begin(1, true)
 	pixels := pictures(3, tok.ImageSize, seed)
-	losses, err := tok.Train(s, pixels)
+	losses, err := tok.Train(s, upload(s, pixels, tok.ImageSize))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +366,7 @@ func learn(t *testing.T, tok *Tokenizer, s *engine.Step, pixels []float32, from,
 	last := 0.0
 	for n := from; n < to; n++ {
 		s.Begin(n, true)
-		losses, err := tok.Train(s, pixels)
+		losses, err := tok.Train(s, upload(s, pixels, tok.ImageSize))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -415,12 +421,12 @@ func TestLearns(t *testing.T) {
 	// The validation loss is the error of the reconstructed pixels, and a
 	// picture's codes say which: Decode of Codes is Reconstruct.
 	s.Begin(100, false)
-	losses, err := tok.Train(s, pixels)
+	losses, err := tok.Train(s, upload(s, pixels, tok.ImageSize))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want, _ := losses.Values(dev)
-	got, err := tok.Reconstruct(s, pixels)
+	got, err := tok.Reconstruct(s, upload(s, pixels, tok.ImageSize))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,7 +437,7 @@ func TestLearns(t *testing.T) {
 	if math.Abs(sum-want) > 1e-5*want {
 		t.Errorf("the reconstruction's error is %v, the validation loss %v", sum, want)
 	}
-	codes, err := tok.Codes(s, pixels, 12)
+	codes, err := tok.Codes(s, upload(s, pixels, tok.ImageSize))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +458,7 @@ func TestUpdateCodebook(t *testing.T) {
 	randomize(tok, seed)
 	s := engine.NewStep(dev, seed)
 	s.Begin(1, true)
-	if _, err := tok.Train(s, pictures(4, c.ImageSize, seed)); err != nil {
+	if _, err := tok.Train(s, upload(s, pictures(4, c.ImageSize, seed), tok.ImageSize)); err != nil {
 		t.Fatal(err)
 	}
 	if err := tok.UpdateCodebook(s); err != nil {
@@ -464,7 +470,7 @@ func TestUpdateCodebook(t *testing.T) {
 	for step := range uint64(2) {
 		s.Begin(2+step, true)
 		pixels := pictures(3, c.ImageSize, 50+step)
-		if _, err := tok.Train(s, pixels); err != nil {
+		if _, err := tok.Train(s, upload(s, pixels, tok.ImageSize)); err != nil {
 			t.Fatal(err)
 		}
 		z := m.encode(m.patches(pixels))
@@ -524,7 +530,7 @@ func TestRevive(t *testing.T) {
 	s := engine.NewStep(dev, seed)
 	pixels := pictures(6, c.ImageSize, seed)
 	s.Begin(1, true)
-	if _, err := tok.Train(s, pixels); err != nil {
+	if _, err := tok.Train(s, upload(s, pixels, tok.ImageSize)); err != nil {
 		t.Fatal(err)
 	}
 	z := slices.Clone(tok.host.z)
@@ -542,7 +548,7 @@ func TestRevive(t *testing.T) {
 	tok.Store.Set(tok.size, size)
 	tok.host.forget()
 	s.Begin(2, true)
-	if _, err := tok.Train(s, pixels); err != nil {
+	if _, err := tok.Train(s, upload(s, pixels, tok.ImageSize)); err != nil {
 		t.Fatal(err)
 	}
 	for _, k := range tok.host.index {
@@ -579,7 +585,7 @@ func TestRevive(t *testing.T) {
 		}
 	}
 	s.Begin(3, true)
-	if _, err := tok.Train(s, pixels); err != nil {
+	if _, err := tok.Train(s, upload(s, pixels, tok.ImageSize)); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Contains(tok.host.index, 1) || !slices.Contains(tok.host.index, 3) {
@@ -737,11 +743,12 @@ func TestCodesAlone(t *testing.T) {
 			pixels := pictures(n, tok.ImageSize, seed)
 			px := len(pixels) / n
 			s.Begin(1, true)
-			if _, err := tok.Train(s, pixels[:8*px]); err != nil {
+			if _, err := tok.Train(s, upload(s, pixels[:8*px], tok.ImageSize)); err != nil {
 				t.Fatal(err)
 			}
+			on := upload(s, pixels, tok.ImageSize)
 			records, mark := s.Tape.Len(), s.Arena.Mark()
-			together, err := tok.Codes(s, pixels, n)
+			together, err := tok.Codes(s, on)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -753,7 +760,7 @@ func TestCodesAlone(t *testing.T) {
 				t.Errorf("codes %v, want %v", together, want)
 			}
 			for i := range n {
-				alone, err := tok.Codes(s, pixels[i*px:(i+1)*px], 1)
+				alone, err := tok.Codes(s, on.Slice(i, i+1))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -810,15 +817,16 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	s.Begin(1, false)
-	_, err := tok.Codes(s, pixels, 2)
+	on := upload(s, pixels, tok.ImageSize)
+	_, err := tok.Codes(s, on)
 	wants("codebook is empty", err)
-	_, err = tok.Train(s, pixels)
+	_, err = tok.Train(s, upload(s, pixels, tok.ImageSize))
 	wants("codebook is empty", err)
-	_, err = tok.Codes(s, pixels, 3)
-	wants("pixels of 2 images", err)
-	_, err = tok.Train(s, pixels[1:])
-	wants("pixel values", err)
-	_, err = tok.Train(s, nil)
+	_, err = tok.Codes(s, on.Columns(1, on.Cols))
+	wants("2 rows of 47 pixel values", err)
+	_, err = tok.Train(s, on.Columns(1, on.Cols))
+	wants("2 rows of 47 pixel values", err)
+	_, err = tok.Train(s, kernels.Tensor{})
 	wants("pixel values", err)
 	_, err = tok.Decode(s, []int32{0, 1, 2})
 	wants("3 codes", err)
@@ -826,12 +834,12 @@ func TestErrors(t *testing.T) {
 	wants("patch 2 of image 1 has code 5", err)
 	s.Begin(1, true)
 	pixels[50] = float32(math.NaN())
-	_, err = tok.Train(s, pixels)
+	_, err = tok.Train(s, upload(s, pixels, tok.ImageSize))
 	wants("not a number", err)
 	eval, err := New(dev, tiny(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = eval.Train(s, pictures(2, 4, 1))
+	_, err = eval.Train(s, upload(s, pictures(2, 4, 1), eval.ImageSize))
 	wants("no room for gradients", err)
 }

@@ -29,6 +29,14 @@ static void count(int on) {
 	void (*f)(int) = find("cuemuCount");
 	if (f) f(on);
 }
+static size_t launches(void) {
+	size_t (*f)(void) = find("cuemuLaunches");
+	return f ? f() : 0;
+}
+static void seed(uint64_t s) {
+	void (*f)(uint64_t) = find("cuemuSeed");
+	if (f) f(s);
+}
 static void forget(void) {
 	void (*f)(void) = find("cuemuForget");
 	if (f) f();
@@ -105,6 +113,13 @@ func Count(f func()) []Counters {
 	}
 	return all
 }
+
+// Launches returns how many launches have run within the Count under way.
+func Launches() int { return int(C.launches()) }
+
+// Seed sets the order of what may run in any order, as CUEMU_SEED; with 0
+// nothing runs that nobody waits for.
+func Seed(n int) { C.seed(C.uint64_t(n)) }
 
 // Asked returns the bytes that the launches of the last Count read and wrote of
 // the allocation that begins at addr.
