@@ -100,7 +100,21 @@ func (l *Linear) Input(s *engine.Step, dy, dx kernels.Tensor, accumulate bool) {
 
 // Apply is the layer as a node of its own.
 func (l *Linear) Apply(s *engine.Step, x Node) Node {
-	y := NewNode(s, x.X.Rows, l.Out())
+	return l.apply(s, x, NewNode(s, x.X.Rows, l.Out()))
+}
+
+// Logits is Apply for the layer before a loss: in training the gradient takes
+// the place of the logits, which are the largest tensor of a step and are not
+// read again.
+func (l *Linear) Logits(s *engine.Step, x Node) Node {
+	y := Node{X: s.Floats(x.X.Rows, l.Out())}
+	if s.Train {
+		y.G = y.X
+	}
+	return l.apply(s, x, y)
+}
+
+func (l *Linear) apply(s *engine.Step, x, y Node) Node {
 	l.Forward(s, x.X, y.X, kernels.None, kernels.Tensor{})
 	engine.Push(s, linearRecord{l, x, y})
 	return y

@@ -231,9 +231,10 @@ func (m *Model) classify(s *engine.Step, logits layers.Node, labels []int32, wei
 	engine.Run(s, kernels.CrossEntropy{Logits: logits.X, Label: s.Indices(labels), Weight: weight / float32(len(labels)), Loss: loss, DLogits: logits.G})
 }
 
-// MLMLogits returns the MLM head's logits for hidden states f.
+// MLMLogits returns the MLM head's logits for hidden states f; in training
+// their gradient takes their place.
 func (m *Model) MLMLogits(s *engine.Step, f layers.Node) layers.Node {
-	return m.decoder.Apply(s, m.mlm.Apply(s, f))
+	return m.decoder.Logits(s, m.mlm.Apply(s, f))
 }
 
 // Project returns the ITC features of [CLS] states: the branch's projection,
@@ -404,7 +405,7 @@ func (m *Model) TextMLM(s *engine.Step, masked []Text, labels [][]int32, samples
 }
 
 // maskedCodes returns the logits over visual codes of every masked patch, in
-// image and row order.
+// image and row order; in training their gradient takes their place.
 func (m *Model) maskedCodes(s *engine.Step, pixels kernels.Tensor, masked [][]bool, samples []uint64) (layers.Node, error) {
 	if m.With.Codes == 0 {
 		return layers.Node{}, fmt.Errorf("vlmo: the model has no head for visual codes")
@@ -433,7 +434,7 @@ func (m *Model) maskedCodes(s *engine.Step, pixels kernels.Tensor, masked [][]bo
 	if err != nil {
 		return layers.Node{}, err
 	}
-	return m.codes.Apply(s, f), nil
+	return m.codes.Logits(s, f), nil
 }
 
 // MaskedImages is the objective of the first stage: predict the visual code

@@ -311,7 +311,7 @@ func (d *device) patchify(o *kernels.Patchify) {
 	}
 	shape := []int{o.Y.Rows, o.Channels, o.Height, o.Width, o.Size}
 	if o.X.Type == kernels.U8 {
-		d.start(d.elementwise("patchify_bytes", o.Y.Rows, o.Y.Cols).vector(o.X).long(o.X.Stride).tensor(o.Y).int(shape...).float(o.Mean, o.Std))
+		d.start(d.chunks("patchify_bytes", o.Y.Rows, o.Y.Cols, 2*chunk).vector(o.X).long(o.X.Stride).tensor(o.Y).int(shape...).float(o.Mean, o.Std))
 		return
 	}
 	d.start(d.elementwise("patchify", o.Y.Rows, o.Y.Cols).tensor(o.X).tensor(o.Y).int(shape...))
