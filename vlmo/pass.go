@@ -94,8 +94,21 @@ type draws struct {
 	sequences []kernels.Sequence
 	route     []experts.Span
 	// The factor of every row in attention and in feed-forward networks: 0
-	// where its path is dropped. nil: nothing drops.
+	// where its path is dropped, else factor. nil: nothing drops.
 	keepA, keepF []float32
+	factor       float32
+}
+
+// alike returns the end of the rows from lo on that fare alike.
+func (d *draws) alike(lo int) int {
+	if d.keepA == nil {
+		return d.rows
+	}
+	hi := lo + 1
+	for hi < d.rows && d.keepA[hi] == d.keepA[lo] && d.keepF[hi] == d.keepF[lo] {
+		hi++
+	}
+	return hi
 }
 
 // draw lists a block's sequences and draws their drop path.
@@ -112,7 +125,7 @@ func (m *Model) draw(s *engine.Step, p *Phase, block int, branch bool) draws {
 	drop := s.Train && rate > 0
 	if drop {
 		m.host.keepA, m.host.keepF = grow(m.host.keepA, d.rows), grow(m.host.keepF, d.rows)
-		d.keepA, d.keepF = m.host.keepA, m.host.keepF
+		d.keepA, d.keepF, d.factor = m.host.keepA, m.host.keepF, float32(1/(1-rate))
 	}
 	// set marks the rows of a sequence; stream tells apart the draws of one
 	// sequence in one block.
@@ -121,13 +134,10 @@ func (m *Model) draw(s *engine.Step, p *Phase, block int, branch bool) draws {
 			return
 		}
 		src := rng.New(s.Key(rng.DropPath, pass, sample))
-		var u float64
-		for range block*8 + stream + 1 {
-			u = src.Float64()
-		}
+		src.Seek(2 * uint64(block*8+stream)) // a Float64 is two numbers
 		f := float32(0)
-		if u >= rate {
-			f = float32(1 / (1 - rate))
+		if src.Float64() >= rate {
+			f = d.factor
 		}
 		fill(keep[lo:lo+rows], f)
 	}
@@ -201,39 +211,64 @@ func (m *Model) pass(s *engine.Step, d *draws, read []int) experts.Pass {
 	kept := func(keep []float32, r int) bool { return !m.DropRows || keep == nil || keep[r] != 0 }
 
 	// A sample that attends has keys and values of all its rows, and queries
-	// of those that are read. The rows of the result are counted by next.
+	// of those that are read.
 	h := &m.host
 	h.base, h.in, h.queries, h.out, h.ffn = h.base[:0], h.in[:0], h.queries[:0], h.out[:0], h.ffn[:0]
 	h.factorA, h.factorF = h.factorA[:0], h.factorF[:0]
-	for r := range d.rows {
-		next := len(h.base)
-		is := read == nil || next < len(read) && read[next] == r
-		if is {
-			h.base = append(h.base, int32(r))
-		}
-		if kept(d.keepA, r) {
-			if is {
-				h.queries, h.out = append(h.queries, int32(len(h.in))), append(h.out, int32(next))
-				h.factorA = appendAt(h.factorA, d.keepA, r)
+	result := 0 // rows of the result so far
+	for lo := 0; lo < d.rows; {
+		hi := d.alike(lo)
+		attends, feeds := kept(d.keepA, lo), kept(d.keepF, lo)
+		n := hi - lo // those that are read
+		if read != nil {
+			for n = 0; result+n < len(read) && read[result+n] < hi; n++ {
+				r := read[result+n]
+				h.base = append(h.base, int32(r))
+				if attends {
+					h.queries = append(h.queries, int32(len(h.in)+r-lo))
+				}
 			}
-			h.in = append(h.in, int32(r))
+			if attends {
+				h.out = appendRange(h.out, result, n)
+			}
 		}
-		if is && kept(d.keepF, r) {
-			h.ffn = append(h.ffn, int32(next))
-			h.factorF = appendAt(h.factorF, d.keepF, r)
+		if attends {
+			h.in = appendRange(h.in, lo, hi-lo)
+			h.factorA = m.appendFactor(h.factorA, d.keepA, lo, n)
 		}
+		if feeds {
+			h.ffn = appendRange(h.ffn, result, n)
+			h.factorF = m.appendFactor(h.factorF, d.keepF, lo, n)
+		}
+		result += n
+		lo = hi
 	}
 
 	a, f := &p.Attention, &p.FFN
-	p.Base = list(s, h.base, d.rows)
-	a.In, a.Queries, a.Out = list(s, h.in, d.rows), list(s, h.queries, len(h.in)), list(s, h.out, len(h.base))
-	f.Rows = list(s, h.ffn, len(h.base))
+	a.In = list(s, h.in, d.rows)
+	if read == nil {
+		a.Out = a.In // every row is read, so the result's rows are the input's
+	} else {
+		p.Base = list(s, h.base, d.rows)
+		a.Queries, a.Out = list(s, h.queries, len(h.in)), list(s, h.out, result)
+	}
+	f.Rows = list(s, h.ffn, result)
 	if d.keepA != nil {
-		a.Keep, f.Keep = s.Upload(h.factorA, 1, len(h.factorA)), s.Upload(h.factorF, 1, len(h.factorF))
+		queried := len(h.in)
+		if read != nil {
+			queried = len(h.queries)
+		}
+		a.Keep, f.Keep = m.factors(s, d.factor, h.factorA, queried), m.factors(s, d.factor, h.factorF, len(h.ffn))
 	}
 	a.Sequences = among(a.Sequences, h.in)
 	before := func(row int) int { // rows of the experts before a row of all
-		return sort.Search(len(h.ffn), func(i int) bool { return int(h.base[h.ffn[i]]) >= row })
+		return sort.Search(len(h.ffn), func(i int) bool {
+			r := int(h.ffn[i])
+			if read != nil {
+				r = read[r]
+			}
+			return r >= row
+		})
 	}
 	for i, sp := range f.Route {
 		f.Route[i].Lo, f.Route[i].Hi = before(sp.Lo), before(sp.Hi)
@@ -241,12 +276,38 @@ func (m *Model) pass(s *engine.Step, d *draws, read []int) experts.Pass {
 	return p
 }
 
-// appendAt appends v[i], if there is a v.
-func appendAt(to, v []float32, i int) []float32 {
-	if v == nil {
+// appendRange appends the n numbers from lo on.
+func appendRange(to []int32, lo, n int) []int32 {
+	at := len(to)
+	to = slices.Grow(to, n)[:at+n]
+	for i := range to[at:] {
+		to[at+i] = int32(lo + i)
+	}
+	return to
+}
+
+// appendFactor appends the factor of row r n times, where rows differ in it.
+func (m *Model) appendFactor(to, keep []float32, r, n int) []float32 {
+	if m.DropRows || keep == nil {
 		return to
 	}
-	return append(to, v[i])
+	at := len(to)
+	to = slices.Grow(to, n)[:at+n]
+	fill(to[at:], keep[r])
+	return to
+}
+
+// factors returns the factors of n rows: those of the list or, with DropRows,
+// the one that all have.
+func (m *Model) factors(s *engine.Step, factor float32, list []float32, n int) kernels.Tensor {
+	if !m.DropRows {
+		return s.Upload(list, 1, n)
+	}
+	t := s.Floats(1, n)
+	if n > 0 {
+		engine.Run(s, kernels.Fill{Y: t, Value: factor})
+	}
+	return t
 }
 
 // list uploads a list of rows; one that names all n is absent.

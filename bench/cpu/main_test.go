@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"vlmo-train/kernels"
 	"vlmo-train/kernels/cpu"
 	"vlmo-train/kernels/profile"
 	"vlmo-train/vlmo"
@@ -152,5 +153,32 @@ func TestRun(t *testing.T) {
 	}
 	if _, err := os.Stat(o.profile); err == nil {
 		t.Error("what needs too much memory was run")
+	}
+}
+
+// BenchmarkHost measures what a step of VLMo-Base with 128 pairs takes of the host,
+// on a device that computes nothing: the least that a GPU may take for one.
+func BenchmarkHost(b *testing.B) {
+	c, drop, err := model("base", "bf16")
+	if err != nil {
+		b.Fatal(err)
+	}
+	k, err := newTask(new(kernels.Counter), "pretrain", c, drop, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const n = 128
+	data := synthetic(&c, 0, n, 0)
+	for i := range n {
+		// The counter can't draw them.
+		data.NegativeImage, data.NegativeText = append(data.NegativeImage, int32((i+1)%n)), append(data.NegativeText, int32((i+5)%n))
+	}
+	for i := 0; b.Loop(); i++ {
+		if err := k.put(data); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := k.step(i, data, nil); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
