@@ -2,6 +2,21 @@ package kernels
 
 import "fmt"
 
+// Sized is a Device that can tell how many bytes its Alloc can still give out,
+// as one with a memory of its own can.
+type Sized interface {
+	// FreeMemory returns that number; false where it is not known after all.
+	FreeMemory() (n int, known bool)
+}
+
+// FreeMemory is dev's, if it is Sized.
+func FreeMemory(dev Device) (n int, known bool) {
+	if d, ok := dev.(Sized); ok {
+		return d.FreeMemory()
+	}
+	return 0, false
+}
+
 // OutOfMemory is the error of a device that has too little memory. The numbers
 // are bytes.
 type OutOfMemory struct {

@@ -195,7 +195,7 @@ func TestCUDAShortOfMemory(t *testing.T) {
 	r := &Run{Config: c}
 	check(t, r.Open())
 	need := func(batch int) int {
-		n, err := r.memoryNeeded(0, batch, config.FP32)
+		n, err := r.memoryNeeded(0, batch, func(*config.Run) {})
 		check(t, err)
 		return n
 	}

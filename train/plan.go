@@ -45,6 +45,9 @@ type StagePlan struct {
 	// PixelBytes are those of a batch and of the next one, which travels
 	// meanwhile.
 	PixelBytes int64
+	// Recompute tells that norms and activations are computed again in the
+	// backward pass.
+	Recompute bool
 	// Partial names what the counts leave out; "" is nothing.
 	Partial string
 }
@@ -53,6 +56,11 @@ type StagePlan struct {
 type Part struct {
 	Name string
 	Len  int
+}
+
+// stepBytes are those that a step takes beside parameters, gradients and moments.
+func (p *StagePlan) stepBytes() int64 {
+	return p.ActivationBytes + p.ActivationBytes/planSlack + p.PixelBytes
 }
 
 // MemoryBytes returns the sum of the stage's device memory.
@@ -134,6 +142,7 @@ func (r *Run) planned(index int) (s *Stage, p StagePlan, err error) {
 			return s, p, err
 		}
 		s.model.DropPath = st.DropPath
+		s.model.Recompute = r.Config.Recompute != config.RecomputeNever
 		s.store = s.model.Store
 		for _, q := range s.store.Params() {
 			q.Frozen = frozen(st.Kind, q.Name)
@@ -178,6 +187,7 @@ func (r *Run) plan(index int, data bool) (StagePlan, error) {
 		p.PixelBytes = int64(2 * st.Batch * 3 * m.ImageSize * m.ImageSize)
 	}
 
+	p.Recompute = s.model == nil || s.model.Recompute
 	if st.Kind != config.Tokenizer && st.Kind != config.Vision {
 		if p.TextLen, p.Measured, err = r.textLength(index, data); err != nil {
 			return p, err

@@ -61,13 +61,14 @@ const (
 // seconds returns what an op is predicted to take on g: the larger of the times
 // for its FLOPs and for its bytes at the assumed shares of the peaks.
 func (g *GPU) seconds(op kernels.Op) float64 {
-	rate := g.F32 * assumedSmall
+	rate, extra := g.F32*assumedSmall, 0.0
 	switch o := op.(type) {
 	case *kernels.MatMul:
 		m, n, k := o.Dims()
 		share := assumedSmall
 		if m*n*k >= largeProduct {
 			share = assumedProducts
+			extra = float64(activationPasses[o.Act] * o.C.Len() * o.C.Type.Size())
 		}
 		rate = g.F32 * share
 		if o.A.Type == kernels.BF16 {
@@ -82,8 +83,13 @@ func (g *GPU) seconds(op kernels.Op) float64 {
 			rate = g.BF16 * assumedAttention
 		}
 	}
-	return max(assumedLaunch, float64(op.FLOPs())/rate, float64(op.Bytes())/(g.Bandwidth*assumedMemory))
+	memory := g.Bandwidth * assumedMemory
+	return max(assumedLaunch, float64(op.FLOPs())/rate, float64(op.Bytes())/memory) + extra/memory
 }
+
+// activationPasses is how often the kernel that follows a product in cuBLASLt,
+// which has no GELU by erf, goes over a tensor of the result's size.
+var activationPasses = map[kernels.Activation]int{kernels.GELU: 2, kernels.GELUGrad: 3}
 
 // Prediction is what a stage's step might take on a GPU. Nothing of it is
 // measured.
@@ -112,11 +118,24 @@ func Predict(c *config.Run, gpu GPU, batch int) ([]Prediction, error) {
 	if err != nil {
 		return nil, err
 	}
+	kept := plan
+	if own.Recompute == config.RecomputeAuto {
+		never := own
+		never.Recompute = config.RecomputeNever
+		if kept, err = NewPlan(&never); err != nil {
+			return nil, err
+		}
+	}
 	var list []Prediction
 	for i := range plan.Stages {
+		chosen := own
 		p := Prediction{StagePlan: plan.Stages[i], GPU: gpu, Ops: map[string]float64{}}
+		// As settle does with what is free.
+		if k := &kept.Stages[i]; kept != plan && float64(k.stepBytes()) <= keepShare*float64(gpu.Memory-k.MemoryBytes()+k.stepBytes()) {
+			p.StagePlan, chosen.Recompute = *k, config.RecomputeNever
+		}
 		t := &planner{gpu: &gpu, seconds: map[string]float64{}}
-		r := &Run{Config: &own, Dev: t}
+		r := &Run{Config: &chosen, Dev: t}
 		if err := r.openVocabulary(); err != nil {
 			return nil, err
 		}
@@ -154,14 +173,12 @@ func WritePredictions(w io.Writer, list []Prediction) error {
 	fmt.Fprintf(w, "Assumed: large products reach %.0f %% of the peak, small ones %.0f %%, attention %.0f %%, all else %.0f %% of the bandwidth; an op takes %.0f µs at least; the data keeps up.\n\n",
 		100*assumedProducts, 100*assumedSmall, 100*assumedAttention, 100*assumedMemory, 1e6*assumedLaunch)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "stage\tprecision\tbatch\tpredicted memory\tfits\tFLOPs a step\tpredicted step\tpredicted examples/s\tof bf16 peak\t")
+	fmt.Fprintln(tw, "stage\tprecision\tbatch\tpredicted memory\tfits\trecompute\tFLOPs a step\tpredicted step\tpredicted examples/s\tof bf16 peak\t")
 	for i := range list {
 		p := &list[i]
-		fits := "yes"
-		if p.MemoryBytes() > g.Memory*95/100 {
-			fits = "no"
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%d\t%s\t%s\t%s\t%.1f ms\t%.0f\t%.0f %%\t\n", p.Name, p.Precision, p.Batch, bytesText(p.MemoryBytes()), fits, flopsText(p.FLOPs),
+		answer := map[bool]string{true: "yes", false: "no"}
+		fits := answer[p.MemoryBytes() <= g.Memory*95/100]
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%.1f ms\t%.0f\t%.0f %%\t\n", p.Name, p.Precision, p.Batch, bytesText(p.MemoryBytes()), fits, answer[p.Recompute], flopsText(p.FLOPs),
 			1e3*p.Seconds, float64(p.Batch)/p.Seconds, 100*p.FLOPs/p.Seconds/g.BF16)
 	}
 	if err := tw.Flush(); err != nil {

@@ -19,10 +19,13 @@ func TestPredictedSeconds(t *testing.T) {
 	square := func(typ kernels.DType, n int) kernels.Op {
 		return &kernels.MatMul{A: matrix(typ, n, n), B: matrix(typ, n, n), C: matrix(typ, n, n)}
 	}
+	gelu := square(kernels.BF16, 4096).(*kernels.MatMul)
+	gelu.Act = kernels.GELU // by a kernel that reads the result and writes it
 	for _, c := range []struct {
 		op   kernels.Op
 		want float64
 	}{
+		{gelu, 137438953472/(0.7*989e12) + 2*33554432/(0.8*3.35e12)},
 		{square(kernels.BF16, 4096), 137438953472 / (0.7 * 989e12)},
 		{square(kernels.F32, 4096), 137438953472 / (0.7 * 67e12)},
 		{square(kernels.BF16, 8), 4e-6},
@@ -62,6 +65,16 @@ func TestPredict(t *testing.T) {
 	quarter := predict(config.BF16, 32)
 	if quarter.Seconds*5 < half.Seconds || quarter.Seconds*2 > half.Seconds {
 		t.Errorf("batch 32 takes %v s, 128 %v s", quarter.Seconds, half.Seconds)
+	}
+	if half.Recompute {
+		t.Error("batch 128 computes norms and activations again, with memory for them")
+	}
+	if most := predict(config.BF16, 512); !most.Recompute {
+		t.Errorf("batch 512 keeps everything, with %s", bytesText(most.MemoryBytes()))
+	}
+	c.Recompute = config.RecomputeAlways
+	if again := predict(config.BF16, 128); !again.Recompute || again.Seconds <= half.Seconds || again.MemoryBytes() >= half.MemoryBytes() {
+		t.Errorf("computing again takes %v s and %s, keeping %v s and %s", again.Seconds, bytesText(again.MemoryBytes()), half.Seconds, bytesText(half.MemoryBytes()))
 	}
 	if c.Stages[0].Batch == 128 {
 		t.Error("the configuration was changed")

@@ -315,7 +315,7 @@ func firstDifference(a, b string) string {
 		}
 		key, _, _ := strings.Cut(y, ":")
 		switch key {
-		case "out", "device", "threads", "workers", "checkpoint_every", "eval_every", "log_every":
+		case "out", "device", "threads", "workers", "recompute", "checkpoint_every", "eval_every", "log_every":
 			if strings.HasPrefix(x, key+":") {
 				continue
 			}
@@ -397,9 +397,8 @@ func (r *Run) stage(ctx context.Context, index int) error {
 			s.store.Close()
 		}
 	}()
-	if r.Plan != nil {
-		n := r.Plan.Stages[index].ActivationBytes
-		s.step.Arena.Reserve(int(n + n/planSlack))
+	if p := r.settle(s); p != nil {
+		s.step.Arena.Reserve(int(p.ActivationBytes + p.ActivationBytes/planSlack))
 	}
 	var st state
 	dir := r.checkpoints(index)

@@ -119,7 +119,7 @@ func allStages(pairs, out string) *config.Run {
 		return s
 	}
 	return &config.Run{
-		Name: "test", Seed: 7, Out: out, Device: config.CPU, Precision: config.FP32, Threads: 1,
+		Name: "test", Seed: 7, Out: out, Device: config.CPU, Precision: config.FP32, Recompute: config.RecomputeAuto, Threads: 1,
 		Model: config.Model{ImageSize: 16, Patch: 8, Dim: 16, Depth: 3, Heads: 2, FFNRatio: 2, VLStart: 2,
 			VocabFile: emoji + "vocab.txt", MaxText: 16, MaxTextInit: 16, Position: config.Relative, LayerScale: 0.1},
 		Visual: config.Visual{Kind: config.VQKD, Codes: 16, CodeDim: 4, Dim: 16, Depth: 1, Heads: 2, DecoderDepth: 1, Decay: 0.9},

@@ -255,6 +255,19 @@ func steps(dev kernels.Device, o *options, now func() float64) error {
 		Batch: batch, Savings: o.savings, Warmup: []float64{}, Seconds: []float64{}, Device: dev.Name()}
 	data := func(step int) *pairs { return synthetic(&c, step, batch, fixed) }
 
+	if free, known := kernels.FreeMemory(dev); known && on == nil {
+		// As in training, where there is memory nothing is computed again.
+		kept := vlmo.AllSavings
+		kept.Recompute = false
+		_, _, memory, err := count(o.task, c, drop, &kept, data)
+		if err != nil {
+			return err
+		}
+		if float64(memory) <= 7./8*float64(free) {
+			on, r.Savings = &kept, "top-rows,drop-rows,distinct"
+		}
+	}
+
 	var activations int64
 	if r.FLOPs, activations, r.Memory, err = count(o.task, c, drop, on, data); err != nil {
 		return err

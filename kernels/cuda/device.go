@@ -165,6 +165,16 @@ func (d *device) settled() {
 	d.busy = d.busy[:0]
 }
 
+// FreeMemory returns what the driver says, for all programs.
+func (d *device) FreeMemory() (n int, known bool) {
+	known = d.call(func() error {
+		free, _, err := cu.MemInfo()
+		n = int(free)
+		return explain(err)
+	})
+	return n, known
+}
+
 // Free waits for all ops. m is empty afterwards, so that Check finds ops that
 // still use it.
 func (d *device) Free(m *kernels.Memory) {

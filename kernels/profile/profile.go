@@ -52,6 +52,9 @@ func (d *Device) Reset(name string) {
 	d.trace.stage(name)
 }
 
+// FreeMemory is that of the device inside.
+func (d *Device) FreeMemory() (n int, known bool) { return kernels.FreeMemory(d.Device) }
+
 // Start begins a step. What runs outside of steps is not timed.
 func (d *Device) Start() {
 	d.start, d.inside, d.running = time.Now(), 0, true

@@ -46,6 +46,10 @@ type Run struct {
 	// always.
 	Deterministic bool `yaml:"deterministic"`
 
+	// Recompute says whether the backward pass computes norms and activations
+	// again, which takes less memory and more time and changes no bit.
+	Recompute Recompute `yaml:"recompute"`
+
 	Model  Model   `yaml:"model"`
 	Visual Visual  `yaml:"visual"`
 	Data   Data    `yaml:"data"`
@@ -88,6 +92,22 @@ const (
 )
 
 func (Precision) legal() []string { return []string{string(FP32), string(BF16)} }
+
+// Recompute says what of a step is kept for its backward pass.
+type Recompute string
+
+// The answers.
+const (
+	// RecomputeAuto keeps everything on a GPU whose memory holds it, and
+	// computes again elsewhere.
+	RecomputeAuto   Recompute = "auto"
+	RecomputeAlways Recompute = "always"
+	RecomputeNever  Recompute = "never"
+)
+
+func (Recompute) legal() []string {
+	return []string{string(RecomputeAuto), string(RecomputeAlways), string(RecomputeNever)}
+}
 
 // Position says how the model knows where a token is.
 type Position string
@@ -379,6 +399,7 @@ func defaultRun() *Run {
 		Device:        CPU,
 		Precision:     FP32,
 		Deterministic: true,
+		Recompute:     RecomputeAuto,
 		Model:         Model{FFNRatio: 4, Position: Relative},
 		Visual:        Visual{Kind: NoVisual, Codes: 8192, CodeDim: 32, Decay: 0.99},
 	}

@@ -23,6 +23,7 @@ func (r *Run) Validate() error {
 	var p problems
 	p.require(r.Threads >= 0, "threads", "is %d, must not be negative", r.Threads)
 	enumerated(&p, "precision", string(r.Precision), r.Precision.legal())
+	enumerated(&p, "recompute", string(r.Recompute), r.Recompute.legal())
 	p.require(r.Data.Workers >= 0, "data.workers", "is %d, must not be negative", r.Data.Workers)
 	p.require(r.Data.Shuffle >= 0, "data.shuffle", "is %d, must not be negative; 0 takes the default", r.Data.Shuffle)
 	validateSets(&p, "data.pairs", r.Data.Pairs)
