@@ -357,7 +357,7 @@ func (d *device) ltMatMul(o *kernels.MatMul) bool {
 		}
 		d.unary("gelu_forward", x, o.C, chunk)
 	case kernels.GELUGrad:
-		d.binary("gelu_grad", o.Pre, o.C, o.C)
+		d.geluGrad(o.Pre, o.C, o.C)
 	}
 	switch {
 	case sum.IsZero():

@@ -23,7 +23,7 @@ var files = map[string][]string{
 	"attention_bf16_grad": {"attention_bf16_grad_q_48", "attention_bf16_grad_q_64", "attention_bf16_grad_q_128",
 		"attention_bf16_grad_kv_48", "attention_bf16_grad_kv_64", "attention_bf16_grad_kv_128"},
 	"dropout":     {"dropout"},
-	"elementwise": {"fill", "copy", "add_scaled", "tanh_forward", "tanh_grad", "gelu_forward", "gelu_grad"},
+	"elementwise": {"fill", "copy", "add_scaled", "tanh_forward", "tanh_grad", "gelu_forward", "gelu_grad", "gelu_grad_bf16"},
 	"gather":      {"gather", "scatter_add"},
 	"gemm_bf16":   {"gemm_bf16_nn", "gemm_bf16_nt", "gemm_bf16_tn", "gemm_bf16_tt"},
 	"gemm_f32":    {"gemm_f32_nn", "gemm_f32_nt", "gemm_f32_tn", "gemm_f32_tt"},

@@ -82,10 +82,20 @@ func (d *device) unary(name string, x, y kernels.Tensor, size int) {
 	}
 }
 
-// binary runs an elementwise kernel of f32 from x and dy to dx.
-func (d *device) binary(name string, x, dy, dx kernels.Tensor) {
+// binary runs an elementwise kernel from x and dy to dx, whose threads treat
+// size elements.
+func (d *device) binary(name string, x, dy, dx kernels.Tensor, size int) {
 	if rows, cols := flatten(&x, &dy, &dx); rows*cols > 0 {
-		d.start(d.quads(name, rows, cols).tensor(x).tensor(dy).tensor(dx).int(rows, cols))
+		d.start(d.chunks(name, rows, cols, size).tensor(x).tensor(dy).tensor(dx).int(rows, cols))
+	}
+}
+
+// geluGrad computes dx = dy·gelu'(x), of one type.
+func (d *device) geluGrad(x, dy, dx kernels.Tensor) {
+	if x.Type == kernels.BF16 {
+		d.binary("gelu_grad_bf16", x, dy, dx, chunk)
+	} else {
+		d.binary("gelu_grad", x, dy, dx, quad)
 	}
 }
 
@@ -143,11 +153,11 @@ func (d *device) dispatch(op kernels.Op) {
 	case *kernels.Tanh:
 		d.unary("tanh_forward", o.X, o.Y, quad)
 	case *kernels.TanhGrad:
-		d.binary("tanh_grad", o.Y, o.DY, o.DX)
+		d.binary("tanh_grad", o.Y, o.DY, o.DX, quad)
 	case *kernels.Gelu:
 		d.unary("gelu_forward", o.X, o.Y, chunk)
 	case *kernels.GeluGrad:
-		d.binary("gelu_grad", o.X, o.DY, o.DX)
+		d.geluGrad(o.X, o.DY, o.DX)
 	case *kernels.Copy:
 		d.unary("copy", o.X, o.Y, chunk)
 	case *kernels.AddScaled:

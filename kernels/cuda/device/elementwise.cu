@@ -73,15 +73,23 @@ extern "C" __global__ void __launch_bounds__(256) gelu_forward(const void* x, lo
 }
 CUEMU_KERNEL(gelu_forward)
 
-// DX[rows, n] = DY·gelu'(X); DX may be DY
-extern "C" __global__ void __launch_bounds__(256) gelu_grad(const void* x, long long xl, const void* dy, long long dyl, void* dx, long long dxl, int rows, int n) {
+// DX[rows, n] = DY·gelu'(X); DX may be DY. A thread treats N elements.
+template <int N>
+__device__ inline void gelu_grad_of(const Tensor& X, const Tensor& DY, const Tensor& DX, int rows, int n) {
   int r, c;
-  if (!chunk<QUAD>(rows, n, r, c)) return;
-  float u[QUAD], v[QUAD];
-  Tensor(x, xl).load(u, r, c, n);
-  Tensor(dy, dyl).load(v, r, c, n);
+  if (!chunk<N>(rows, n, r, c)) return;
+  float u[N], v[N];
+  X.load(u, r, c, n);
+  DY.load(v, r, c, n);
 #pragma unroll
-  for (int i = 0; i < QUAD; i++) v[i] *= gelu_slope(u[i]);
-  Tensor(dx, dxl).store(v, r, c, n);
+  for (int i = 0; i < N; i++) v[i] *= gelu_slope(u[i]);
+  DX.store(v, r, c, n);
+}
+extern "C" __global__ void __launch_bounds__(256) gelu_grad(const void* x, long long xl, const void* dy, long long dyl, void* dx, long long dxl, int rows, int n) {
+  gelu_grad_of<QUAD>({x, xl}, {dy, dyl}, {dx, dxl}, rows, n);
 }
 CUEMU_KERNEL(gelu_grad)
+extern "C" __global__ void __launch_bounds__(256) gelu_grad_bf16(const void* x, long long xl, const void* dy, long long dyl, void* dx, long long dxl, int rows, int n) {
+  gelu_grad_of<CHUNK>({x, xl}, {dy, dyl}, {dx, dxl}, rows, n);
+}
+CUEMU_KERNEL(gelu_grad_bf16)

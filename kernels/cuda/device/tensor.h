@@ -166,10 +166,33 @@ __device__ inline void add_rows(float (&v)[CHUNK], float (&sum)[CHUNK][256]) {
     for (int e = 0; e < CHUNK; e++) v[e] += sum[e][y * blockDim.x + threadIdx.x];
 }
 
-// gelu, the erf form, and its derivative. erfc keeps the left tail exact.
-__device__ inline float gelu(float x) { return 0.5f * x * erfcf(-0.70710678f * x); }
+// The normal distribution's Φ(x), and e = exp(−x²/2). With z = |x|/√2 the left
+// tail is ½·erfc(z) = ½·exp(−z²)·erfcx(z), and erfcx a polynomial of
+// t = 1/(1 + 0.37 z): the least relative error of degree 7 without a constant for
+// z < 9.5, 7e-7. That is 20 instructions where erfcf takes 48, for which there is
+// no time at the speed of memory.
+__device__ inline float normal_cdf(float x, float& e) {
+  float t = __fdividef(1.f, 1.f + fabsf(x) * (0.37f * 0.70710678f));
+  e = fast_exp2(x * x * -0.72134752f);
+  float q = -0.07127566635f;
+  q = q * t + 0.2178295851f;
+  q = q * t - 0.09321530163f;
+  q = q * t + 0.1587023735f;
+  q = q * t + 0.07632809877f;
+  q = q * t + 0.1074413359f;
+  q = q * t + 0.1041898951f;
+  q *= t * e;
+  return x > 0 ? 1 - q : q;
+}
+
+// gelu, the erf form, and its derivative.
+__device__ inline float gelu(float x) {
+  float e;
+  return x * normal_cdf(x, e);
+}
 __device__ inline float gelu_slope(float x) {
-  return 0.5f * erfcf(-0.70710678f * x) + x * 0.39894228f * expf(-0.5f * x * x);
+  float e, cdf = normal_cdf(x, e);
+  return cdf + x * 0.39894228f * e;
 }
 
 // One block of Philox 4x32-10 (Salmon et al., SC11).
