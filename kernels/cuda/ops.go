@@ -13,7 +13,7 @@ const (
 	quad      = 4    // the same where all is f32
 	threads   = 256  // of a block, where rows do not ask for more
 	maxRow    = 4096 // columns that the threads of a block hold in registers
-	maxGroups = 256  // blocks whose partial sums are added up,
+	maxGroups = 512  // blocks whose partial sums are added up, four for an SM of an H100,
 	groupRows = 8    // each over this many rows at least
 	maxGridYZ = 65535
 )
@@ -117,7 +117,7 @@ func (d *device) rowKernel(name string, rows, cols, maxBlocks int) *launch {
 
 // finishColumns adds count rows of partial sums, stride floats apart, to out.
 func (d *device) finishColumns(partial uintptr, stride, count int, out kernels.Tensor) {
-	d.start(d.kernel("column_finish", dim{ceil(out.Cols, 32), 1, 1}, dim{32, 8, 1}).
+	d.start(d.kernel("column_finish", dim{ceil(out.Cols, 32), 1, 1}, dim{32, 32, 1}).
 		ptr(partial).int(stride, count).vector(out).int(out.Cols))
 }
 

@@ -27,18 +27,18 @@ extern "C" __global__ void __launch_bounds__(256) column_partials(const void* x,
 }
 CUEMU_KERNEL(column_partials)
 
-// out[n] += Σ_p partial[p·ld + c] for c < n, p < count. Block 32 × 8.
-extern "C" __global__ void __launch_bounds__(256) column_finish(const float* partial, int ld, int count, float* out, int n) {
-  __shared__ float sum[8][32];
+// out[n] += Σ_p partial[p·ld + c] for c < n, p < count. Block 32 × 32.
+extern "C" __global__ void __launch_bounds__(1024) column_finish(const float* partial, int ld, int count, float* out, int n) {
+  __shared__ float sum[32][32];
   int c = blockIdx.x * 32 + threadIdx.x;
   float s = 0;
   if (c < n)
-    for (int p = threadIdx.y; p < count; p += 8) s += partial[(long long)p * ld + c];
+    for (int p = threadIdx.y; p < count; p += 32) s += partial[(long long)p * ld + c];
   sum[threadIdx.y][threadIdx.x] = s;
   __syncthreads();
   if (threadIdx.y || c >= n) return;
   s = 0;
-  for (int w = 0; w < 8; w++) s += sum[w][threadIdx.x];
+  for (int w = 0; w < 32; w++) s += sum[w][threadIdx.x];
   out[c] += s;
 }
 CUEMU_KERNEL(column_finish)
