@@ -36,6 +36,7 @@ var specs = []spec{
 		}
 		return o
 	}},
+	{"ResidualNorm", 60, single, buildResidualNorm},
 	{"ResidualGrad", 40, single, func(g *gen) kernels.Op {
 		n, d := g.extents()
 		list, r := g.list(n, false)
@@ -313,6 +314,38 @@ func (g *gen) shifted(r, d int) []float32 {
 		}
 	}
 	return x
+}
+
+func buildResidualNorm(g *gen) kernels.Op {
+	n, d := g.extents()
+	list, r := g.list(n, true)
+	rows, normed := g.list(n, true)
+	typ := g.float()
+	o := &kernels.ResidualNorm{NormRows: rows, Eps: g.eps(d)}
+	o.Residual = kernels.Residual{X: g.putAs(typ, n, d, g.shifted(n, d)), Rows: list, Y: g.normalAs(g.float(), r, d),
+		Gamma: g.maybe(1, d, true), Keep: g.keep(r)}
+	if o.Z = g.over(o.X); g.oneIn(3) {
+		o.Z = g.outAs(g.float(), n, d)
+	}
+	// Z may be rounded to either neighbour, which the limits of H allow for
+	// only if it is rounded too.
+	half := g.float()
+	if o.Z.Type == kernels.BF16 {
+		half = kernels.BF16
+	}
+	o.H = g.outAs(half, normed, d)
+	if g.oneIn(2) {
+		o.Mean, o.Rstd = g.out(1, normed), g.out(1, normed)
+	}
+	// Parts are often empty.
+	a, b := g.pick(0, normed, g.IntN(normed+1)), g.pick(0, normed, g.IntN(normed+1))
+	a, b = min(a, b), max(a, b)
+	for i, m := range [...]int{a, b - a, normed - b} {
+		if o.Parts[i].Rows = m; m > 0 || g.oneIn(2) {
+			o.Parts[i].Scale, o.Parts[i].Shift = g.normal(1, d), g.normal(1, d)
+		}
+	}
+	return o
 }
 
 func buildMatMul(g *gen) kernels.Op {

@@ -47,6 +47,8 @@ func allOps(l *lab) []kernels.Op {
 		&kernels.LayerNormGrad{X: mat(), DY: mat(), Scale: vec(d), Mean: vec(r), Rstd: vec(r), DX: mat(),
 			DScale: vec(d), DShift: vec(d), Accumulate: true},
 		&kernels.Residual{X: mat(), Y: mat(), Gamma: vec(d), Keep: vec(r), Z: mat()},
+		&kernels.ResidualNorm{Residual: kernels.Residual{X: mat(), Y: mat(), Gamma: vec(d), Keep: vec(r), Z: mat()}, H: mat(), Mean: vec(r), Rstd: vec(r),
+			Eps: 1e-6, Parts: [3]kernels.NormPart{{Rows: 100, Scale: vec(d), Shift: vec(d)}, {}, {Rows: r - 100, Scale: vec(d), Shift: vec(d)}}},
 		&kernels.ResidualGrad{DZ: mat(), Y: mat(), Gamma: vec(d), Keep: vec(r), DY: mat(), DGamma: vec(d)},
 		&kernels.Gather{Table: l.normal(40, d), Index: index(40), Y: mat(), Accumulate: true},
 		&kernels.ScatterAdd{Y: mat(), Index: index(40), Table: l.normal(40, d)},

@@ -37,6 +37,8 @@ type shared struct {
 	bias    bias
 	next    []int32 // of Residual: the row of Y by row of X, or nil
 	index   []int32 // room for next
+	// Of ResidualNorm: the row of H by row of Z, or nil; and room for it.
+	normNext, normIndex []int32
 	// chunk is the number of sequences in one unit of attention.
 	chunk   int
 	split   split

@@ -12,6 +12,7 @@ type (
 	layerNorm     kernels.LayerNorm
 	layerNormGrad kernels.LayerNormGrad
 	residual      kernels.Residual
+	residualNorm  kernels.ResidualNorm
 	residualGrad  kernels.ResidualGrad
 	gather        kernels.Gather
 	scatterAdd    kernels.ScatterAdd
@@ -105,47 +106,90 @@ func (o *layerNormGrad) do(w *worker, u int) {
 }
 
 // residual goes through the rows of Z; a list of rows is ascending or not, so
-// the rows of a unit are looked up in next, the row of Y by row of X.
+// the rows of a unit are looked up in next.
 func (d *device) residual(o *residual) {
-	d.shared.next = nil
-	if !o.Rows.IsZero() {
-		next := growInts(&d.shared.index, o.X.Rows)
-		for i := range next {
-			next[i] = -1
-		}
-		for i, r := range o.Rows.I32() {
-			next[r] = int32(i)
-		}
-		d.shared.next = next
-	}
+	d.shared.next = invert(&d.shared.index, o.Rows, o.X.Rows)
 	d.rows(o, o.X)
+}
+
+// invert returns the place in list of each of n rows, −1 for none, in the
+// memory of buf; nil where the list is absent.
+func invert(buf *[]int32, list kernels.Tensor, n int) []int32 {
+	if list.IsZero() {
+		return nil
+	}
+	at := growInts(buf, n)
+	for i := range at {
+		at[i] = -1
+	}
+	for i, r := range list.I32() {
+		at[r] = int32(i)
+	}
+	return at
+}
+
+// place returns the place of row r by what invert returned.
+func place(at []int32, r int) int {
+	if at == nil {
+		return r
+	}
+	return int(at[r])
 }
 
 func (o *residual) do(w *worker, u int) {
 	x, y, z := w.view(o.X, 0), w.view(o.Y, 1), w.view(o.Z, 2)
-	gamma, keep := o.Gamma.F32(), o.Keep.F32()
 	lo, hi := span(x.rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
-		i := r
-		if w.next != nil {
-			i = int(w.next[r])
-		}
-		to := z.fresh(r)
+		o.row(w, &x, &y, &z, r)
+	}
+}
+
+// row computes row r of Z.
+func (o *residual) row(w *worker, x, y, z *matrix, r int) {
+	gamma, keep := o.Gamma.F32(), o.Keep.F32()
+	i, to := place(w.next, r), z.fresh(r)
+	k := float32(1)
+	if keep != nil && i >= 0 {
+		k = keep[i]
+	}
+	switch {
+	case i < 0:
+		copy(to, x.row(r))
+	case gamma != nil:
+		w.mulAdd(to, x.row(r), y.row(i), gamma, k)
+	default:
+		w.scaleAdd(to, y.row(i), x.row(r), k)
+	}
+	z.put(r)
+}
+
+func (d *device) residualNorm(o *residualNorm) {
+	d.shared.next = invert(&d.shared.index, o.Rows, o.X.Rows)
+	d.shared.normNext = invert(&d.shared.normIndex, o.NormRows, o.X.Rows)
+	d.rows(o, o.X)
+}
+
+// do computes a row of Z and its norm while it is in the cache.
+func (o *residualNorm) do(w *worker, u int) {
+	x, y, z, h := w.view(o.X, 0), w.view(o.Y, 1), w.view(o.Z, 2), w.view(o.H, 3)
+	add, mean, rstd := (*residual)(&o.Residual), o.Mean.F32(), o.Rstd.F32()
+	lo, hi := span(x.rows, u, rowsPerUnit(o.X))
+	for r := lo; r < hi; r++ {
+		add.row(w, &x, &y, &z, r)
+		i := place(w.normNext, r)
 		if i < 0 {
-			copy(to, x.row(r))
-			z.put(r)
 			continue
 		}
-		k := float32(1)
-		if keep != nil {
-			k = keep[i]
+		p, first := 0, 0
+		for i >= first+o.Parts[p].Rows {
+			first += o.Parts[p].Rows
+			p++
 		}
-		if gamma != nil {
-			w.mulAdd(to, x.row(r), y.row(i), gamma, k)
-		} else {
-			w.scaleAdd(to, y.row(i), x.row(r), k)
+		m, s := w.isa.layerNorm(h.fresh(i), z.row(r), o.Parts[p].Scale.F32(), o.Parts[p].Shift.F32(), o.Eps)
+		h.put(i)
+		if mean != nil {
+			mean[i], rstd[i] = m, s
 		}
-		z.put(r)
 	}
 }
 

@@ -130,6 +130,8 @@ func (d *device) dispatch(op kernels.Op) {
 		d.layerNormGrad(o)
 	case *kernels.Residual:
 		d.residual(o)
+	case *kernels.ResidualNorm:
+		d.residualNorm(o)
 	case *kernels.ResidualGrad:
 		d.residualGrad(o)
 	case *kernels.Gather:
@@ -250,13 +252,7 @@ func (d *device) residual(o *kernels.Residual) {
 		if o.Z == o.X { // the other rows are in place
 			rows = list.Cols
 		} else {
-			from = d.reserve(&d.scratch, 4*rows)
-			d.start(d.kernel("rows_clear", dim{ceil(rows, threads), 1, 1}, dim{threads, 1, 1}).ptr(from).int(rows))
-			if list.Cols > 0 {
-				l := d.kernel("rows_invert", dim{ceil(list.Cols, threads), 1, 1}, dim{threads, 1, 1}).
-					vector(list).ptr(from).int(list.Cols, rows)
-				d.start(d.faultArgs(l, faultRows))
-			}
+			from = d.inverted(rows, list)[0]
 			list = kernels.Tensor{}
 		}
 	}
@@ -266,6 +262,49 @@ func (d *device) residual(o *kernels.Residual) {
 	l := d.elementwise("residual", rows, n).tensor(o.X).ptr(from).vector(list).tensor(o.Y).vector(o.Gamma).vector(o.Keep).
 		tensor(o.Z).int(rows, n, o.X.Rows)
 	d.start(d.faultArgs(l, faultRows))
+}
+
+// inverted returns the addresses in scratch memory of the place in each list
+// of each of n rows, −1 for none; 0 where the list is absent.
+func (d *device) inverted(n int, lists ...kernels.Tensor) (at [2]uintptr) {
+	count := 0
+	for _, list := range lists {
+		if !list.IsZero() {
+			count++
+		}
+	}
+	if count == 0 {
+		return at
+	}
+	next := d.reserve(&d.scratch, 4*count*n)
+	d.start(d.kernel("rows_clear", dim{ceil(count*n, threads), 1, 1}, dim{threads, 1, 1}).ptr(next).int(count * n))
+	for i, list := range lists {
+		if list.IsZero() {
+			continue
+		}
+		at[i] = next
+		if list.Cols > 0 {
+			l := d.kernel("rows_invert", dim{ceil(list.Cols, threads), 1, 1}, dim{threads, 1, 1}).
+				vector(list).ptr(next).int(list.Cols, n)
+			d.start(d.faultArgs(l, faultRows))
+		}
+		next += uintptr(4 * n)
+	}
+	return at
+}
+
+func (d *device) residualNorm(o *kernels.ResidualNorm) {
+	r, n := o.X.Rows, o.X.Cols
+	if r*n == 0 {
+		return
+	}
+	at := d.inverted(r, o.Rows, o.NormRows)
+	l := d.rowKernel("residual_norm", r, n, r).tensor(o.X).ptr(at[0]).tensor(o.Y).vector(o.Gamma).vector(o.Keep).
+		tensor(o.Z).ptr(at[1]).tensor(o.H).vector(o.Mean).vector(o.Rstd)
+	for _, p := range o.Parts {
+		l.vector(p.Scale).vector(p.Shift)
+	}
+	d.start(l.int(o.Parts[0].Rows, o.Parts[0].Rows+o.Parts[1].Rows, r, n).float(o.Eps))
 }
 
 func (d *device) residualGrad(o *kernels.ResidualGrad) {

@@ -146,6 +146,8 @@ func (d *device) Run(op kernels.Op) {
 		err = layerNormGrad(o)
 	case *kernels.Residual:
 		err = residual(o)
+	case *kernels.ResidualNorm:
+		err = residualNorm(o)
 	case *kernels.ResidualGrad:
 		err = residualGrad(o)
 	case *kernels.Gather:

@@ -16,3 +16,4 @@
 #include "patchify.cu"
 #include "reduce.cu"
 #include "residual.cu"
+#include "residual_norm.cu"
