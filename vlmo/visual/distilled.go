@@ -2,6 +2,7 @@ package visual
 
 import (
 	"fmt"
+	"slices"
 
 	"vlmo-train/engine"
 	"vlmo-train/experts"
@@ -133,11 +134,9 @@ func (t *Distilled) encode(s *engine.Step, pixels []float32, n int) (kernels.Ten
 	engine.Run(s, kernels.Gather{Table: proj.X, Index: s.Indices(from), Y: x.X})
 	layers.Lookup(s, t.cls, s.Indices(cls), x)
 	layers.Lookup(s, t.pos, s.Indices(pos), x)
-	var err error
-	for _, b := range t.blocks {
-		if x, err = b.Forward(s, x, pass); err != nil {
-			return kernels.Tensor{}, err
-		}
+	x, err := experts.Run(s, t.blocks, x, slices.Repeat([]experts.Pass{pass}, len(t.blocks)))
+	if err != nil {
+		return kernels.Tensor{}, err
 	}
 	patches := layers.NewNode(s, n*p, t.Dim)
 	engine.Run(s, kernels.Gather{Table: x.X, Index: s.Indices(back), Y: patches.X})
