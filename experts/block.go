@@ -173,15 +173,6 @@ func count(list kernels.Tensor, n int) int {
 	return list.Cols
 }
 
-// among returns the operands that name rows lo to hi of those that list names
-// in x.
-func among(x, list kernels.Tensor, lo, hi int) (kernels.Tensor, kernels.Tensor) {
-	if list.IsZero() {
-		return x.Slice(lo, hi), list
-	}
-	return x, list.Columns(lo, hi)
-}
-
 // blockRecord is what the backward pass of a block reads.
 type blockRecord struct {
 	b     *Block
@@ -201,6 +192,19 @@ type blockRecord struct {
 	ffn   kernels.Tensor
 
 	room kernels.Tensor // for h1 and then h2, where they are not kept
+
+	// left says that the backward pass of norm1 is left to the block before, the
+	// one that made h1; there it is after.
+	left  bool
+	after normGrad
+}
+
+// normGrad is the backward pass of a norm of rows of z.
+type normGrad struct {
+	norm *layers.LayerNorm // nil: none
+	rows kernels.Tensor
+	h    kernels.Tensor // the gradient of its result
+	st   layers.Statistics
 }
 
 // Run runs blocks one after another, passes[i] being that of blocks[i], and
@@ -238,10 +242,24 @@ func Run(s *engine.Step, blocks []*Block, x layers.Node, passes []Pass) (layers.
 			next.b, next.p, next.room = blocks[i+1], passes[i+1], room
 		}
 		r.forward(s, &next)
+		if next.left = next.leaves(r.z.X.Rows); next.left {
+			r.after = normGrad{&next.b.Norm1, next.p.Attention.In, next.h1, next.norm1}
+		}
 		x = r.z
 		engine.Push(s, r)
 	}
 	return x, nil
+}
+
+// leaves reports whether the block before this one made h1, and can take its
+// gradient to that of the hidden state: it is in h1's memory then, unless it is
+// the sum of two products.
+func (r *blockRecord) leaves(rows int) bool {
+	if r.h1.IsZero() {
+		return false
+	}
+	_, attending, queried := r.p.Attention.counts(rows)
+	return attending == queried
 }
 
 // forward computes z, and the norm that next begins with where next has a
@@ -502,35 +520,66 @@ func (b *Block) bias(p *Pass) kernels.RelativeBias {
 	return kernels.RelativeBias{Table: b.Table.Tensor(), Column: b.Column, Window: p.Window, Text: p.Text}
 }
 
+// runGrad is the backward pass of run: without DY that of norms alone, without
+// DH of the residual connection.
+func runGrad(s *engine.Step, o kernels.ResidualNormGrad) {
+	switch {
+	case o.DY.Rows > 0 && o.DH.Rows > 0:
+		engine.Run(s, o)
+	case o.DY.Rows > 0:
+		engine.Run(s, o.ResidualGrad)
+	default:
+		for i := range o.Parts {
+			if o.Parts[i].Rows > 0 {
+				engine.Run(s, o.Norm(i))
+			}
+		}
+	}
+}
+
+func gradPart(n *layers.LayerNorm, rows int) kernels.NormGradPart {
+	return kernels.NormGradPart{Rows: rows, Scale: n.Scale.Value, DScale: n.Scale.Touch(), DShift: n.Shift.Touch()}
+}
+
 // Backward turns the gradient of z into that of x.
 func (r *blockRecord) Backward(s *engine.Step) {
+	b, n := r.b, count(r.p.FFN.Rows, r.z.G.Rows)
+	_, _, queried := r.p.Attention.counts(r.x.X.Rows)
+	// The gradients of the two branches' results, one after the other.
+	branch := s.Tensor(b.Compute, max(n, queried), b.Dim)
+	dffn, dproj := branch.Slice(0, n), branch.Slice(0, queried)
 	mark := s.Arena.Mark()
-	r.feedGrad(s)
+	r.feedGrad(s, dffn, dproj)
 	s.Arena.Release(mark)
 	if !r.p.Base.IsZero() {
 		engine.Run(s, kernels.Fill{Y: r.x.G})
 		engine.Run(s, kernels.ScatterAdd{Y: r.z.G, Index: r.p.Base, Table: r.x.G})
 	}
-	r.attendGrad(s)
+	r.attendGrad(s, dproj)
 }
 
-// feedGrad turns the gradient of z into that of x2, in place.
-func (r *blockRecord) feedGrad(s *engine.Step) {
+// feedGrad turns the gradient of z into that of x2, in place, and from there
+// into dproj. dffn is room for that of ffn, which may be dproj's.
+func (r *blockRecord) feedGrad(s *engine.Step, dffn, dproj kernels.Tensor) {
 	b, p, d, t, g := r.b, &r.p.FFN, r.b.Dim, r.b.Compute, r.z.G
-	n := count(p.Rows, g.Rows)
-	dgamma := b.Gamma2.Touch()
-	dffn, x2, h2, act := s.Tensor(t, n, d), r.x2, r.h2, r.act
-	if r.p.Recompute {
+	n := dffn.Rows
+	o := kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: g, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, DY: dffn, DGamma: b.Gamma2.Touch()}}
+	if a := &r.after; a.norm != nil {
+		o.Z, o.NormRows, o.DH, o.Mean, o.Rstd = r.z.X, a.rows, a.h, a.st.Mean, a.st.Rstd
+		o.Parts[0] = gradPart(a.norm, a.h.Rows)
+	}
+	runGrad(s, o)
+
+	x2, h2, act := r.x2, r.h2, r.act
+	if r.p.Recompute { // in the room that has been read now
 		act = s.Tensor(t, n, b.Hidden)
 		x2 = r.middle(s, s.Floats(g.Rows, d), h2, layers.Statistics{})
 	}
-	if n > 0 {
-		engine.Run(s, kernels.ResidualGrad{DZ: g, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, DY: dffn, DGamma: dgamma})
-	}
-	for _, sp := range p.Route {
+	o = kernels.ResidualNormGrad{Z: x2, NormRows: p.Rows, DH: h2, Mean: r.norm2.Mean, Rstd: r.norm2.Rstd}
+	a := &r.p.Attention
+	o.ResidualGrad = kernels.ResidualGrad{DZ: g, Rows: a.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: a.Keep, DY: dproj, DGamma: b.Gamma1.Touch()}
+	for i, sp := range p.Route {
 		e, lo, hi := b.Experts[sp.Expert], sp.Lo, sp.Hi
-		x, rows := among(x2, p.Rows, lo, hi)
-		dx, _ := among(g, p.Rows, lo, hi)
 		if lo == hi {
 			e.touch()
 			continue
@@ -544,23 +593,26 @@ func (r *blockRecord) feedGrad(s *engine.Step) {
 		engine.Run(s, kernels.MatMul{A: dy, B: e.FC2.Weight.As(t), Weights: s.PackWeights, C: a, Act: kernels.GELUGrad, Pre: pre})
 		e.FC1.Gradients(s, h, a)
 		e.FC1.Input(s, a, h, false)
-		e.Norm.Backward(s, x, rows, h, r.norm2.Slice(lo, hi), dx, true)
+		o.Parts[i] = gradPart(&e.Norm, hi-lo)
 	}
+	runGrad(s, o)
 }
 
 // attendGrad turns the gradient of x2 into that of x, in place but for Base.
-func (r *blockRecord) attendGrad(s *engine.Step) {
+//
+// dproj is the gradient of proj; where the block before does the rest, that of
+// x stays as it is and h1 has that of norm1's result.
+func (r *blockRecord) attendGrad(s *engine.Step, dproj kernels.Tensor) {
 	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
 	projected, attending, queried := p.counts(r.x.X.Rows)
-	dgamma, dtable := b.Gamma1.Touch(), b.Table.Touch()
+	dtable := b.Table.Touch()
 	dw, dq, dv := b.QKV.Touch(), b.QBias.Touch(), b.VBias.Touch()
 	if queried == 0 {
 		touch(b.Proj.Weight, b.Proj.Bias, b.Norm1.Scale, b.Norm1.Shift)
 		return
 	}
 
-	dproj, dattn := s.Tensor(t, queried, d), s.Tensor(t, queried, d)
-	engine.Run(s, kernels.ResidualGrad{DZ: r.z.G, Rows: p.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: p.Keep, DY: dproj, DGamma: dgamma})
+	dattn := s.Tensor(t, queried, d)
 	b.Proj.Gradients(s, r.attn, dproj)
 	b.Proj.Input(s, dproj, dattn, false)
 	grad := newPacked(s, t, attending, queried, d)
@@ -601,7 +653,9 @@ func (r *blockRecord) attendGrad(s *engine.Step) {
 		engine.Run(s, kernels.MatMul{A: grad.kv, B: w.Slice(d, 3*d), C: h})
 		engine.Run(s, kernels.ScatterAdd{Y: q, Index: p.Queries, Table: h})
 	}
-	b.Norm1.Backward(s, r.x.X, p.In, h, r.norm1, r.x.G, true)
+	if !r.left {
+		b.Norm1.Backward(s, r.x.X, p.In, h, r.norm1, r.x.G, true)
+	}
 }
 
 // contract adds the rows of x that index gives the same number, of n, and

@@ -322,18 +322,25 @@ func TestRun(t *testing.T) {
 						t.Fatalf("%s, then %s, train %v, recompute %v: result %d differs", first, second, train, recompute, i)
 					}
 				}
-				// With all rows there is one norm that no other op makes, and
-				// in the backward pass those of the attention's input.
-				want := 1
+				// With all rows, ops of their own are the first norm and the
+				// last residual connection, their backward passes, and norms
+				// of attention's input that are computed again.
+				want := map[string]int{"LayerNorm": 1, "Residual": 1}
 				if train {
+					want["LayerNormGrad"], want["ResidualGrad"] = 1, 1
 					for _, r := range recompute {
 						if r {
-							want++
+							want["LayerNorm"]++
 						}
 					}
 				}
-				if first == plain && second == plain && ops["LayerNorm"] != want {
-					t.Errorf("train %v, recompute %v: %d norms are ops of their own, want %d", train, recompute, ops["LayerNorm"], want)
+				if first != plain || second != plain {
+					continue
+				}
+				for _, op := range []string{"LayerNorm", "Residual", "LayerNormGrad", "ResidualGrad"} {
+					if ops[op] != want[op] {
+						t.Errorf("train %v, recompute %v: %d ops %s, want %d", train, recompute, ops[op], op, want[op])
+					}
 				}
 			}
 		}

@@ -79,7 +79,7 @@ func extent(n int) string {
 // bytesOf counts each In and Out operand once, each InOut twice.
 func bytesOf(op Op) int64 {
 	var n int64
-	var buf [16]Operand
+	var buf [24]Operand
 	for _, o := range op.Operands(buf[:0]) {
 		b := int64(o.Len() * o.Type.Size())
 		if o.Role == InOut {

@@ -224,6 +224,10 @@ func (d *device) Run(op kernels.Op) {
 		if d.indices("ResidualGrad", "row", o.Rows.I32(), 0, o.DZ.Rows) {
 			d.residualGrad((*residualGrad)(o))
 		}
+	case *kernels.ResidualNormGrad:
+		if d.indices("ResidualNormGrad", "row", o.Rows.I32(), 0, o.DZ.Rows) && d.indices("ResidualNormGrad", "row of the norm", o.NormRows.I32(), 0, o.DZ.Rows) {
+			d.residualNormGrad((*residualNormGrad)(o))
+		}
 	case *kernels.Gather:
 		if d.indices("Gather", "index", o.Index.I32(), -1<<31, o.Table.Rows) {
 			d.rows((*gather)(o), o.Y)

@@ -50,6 +50,8 @@ func allOps(l *lab) []kernels.Op {
 		&kernels.ResidualNorm{Residual: kernels.Residual{X: mat(), Y: mat(), Gamma: vec(d), Keep: vec(r), Z: mat()}, H: mat(), Mean: vec(r), Rstd: vec(r),
 			Eps: 1e-6, Parts: [3]kernels.NormPart{{Rows: 100, Scale: vec(d), Shift: vec(d)}, {}, {Rows: r - 100, Scale: vec(d), Shift: vec(d)}}},
 		&kernels.ResidualGrad{DZ: mat(), Y: mat(), Gamma: vec(d), Keep: vec(r), DY: mat(), DGamma: vec(d)},
+		&kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: mat(), Y: mat(), Gamma: vec(d), Keep: vec(r), DY: mat(), DGamma: vec(d)}, Z: mat(), DH: mat(),
+			Mean: vec(r), Rstd: vec(r), Parts: [3]kernels.NormGradPart{{Rows: 100, Scale: vec(d), DScale: vec(d), DShift: vec(d)}, {}, {Rows: r - 100, Scale: vec(d)}}},
 		&kernels.Gather{Table: l.normal(40, d), Index: index(40), Y: mat(), Accumulate: true},
 		&kernels.ScatterAdd{Y: mat(), Index: index(40), Table: l.normal(40, d)},
 		&kernels.Patchify{X: images, Y: l.normal(9*6, 3*256), Channels: 3, Height: 32, Width: 48, Size: 16},

@@ -246,6 +246,13 @@ func TestFaults(t *testing.T) {
 			h.Offset += 32
 			return &kernels.ResidualNorm{Residual: kernels.Residual{X: x, Y: x, Z: x}, NormRows: index, H: h, Parts: [3]kernels.NormPart{{Rows: 2, Scale: s, Shift: s}}}
 		}},
+		{faultRows, func(x, s, _, index kernels.Tensor) kernels.Op {
+			at := func(offset, rows, cols int) kernels.Tensor {
+				return kernels.Matrix(x.Mem, offset, kernels.F32, rows, cols)
+			}
+			return &kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: x, DY: at(32, 2, 4)}, Z: at(160, 2, 4), NormRows: index, DH: at(192, 2, 4),
+				Mean: at(224, 1, 2), Rstd: at(232, 1, 2), Parts: [3]kernels.NormGradPart{{Rows: 2, Scale: s}}}
+		}},
 		{faultIndex, func(x, _, _, index kernels.Tensor) kernels.Op {
 			return &kernels.Gather{Table: x, Index: index, Y: x}
 		}},

@@ -134,6 +134,8 @@ func (d *device) dispatch(op kernels.Op) {
 		d.residualNorm(o)
 	case *kernels.ResidualGrad:
 		d.residualGrad(o)
+	case *kernels.ResidualNormGrad:
+		d.residualNormGrad(o)
 	case *kernels.Gather:
 		d.gather(o)
 	case *kernels.ScatterAdd:
@@ -252,7 +254,8 @@ func (d *device) residual(o *kernels.Residual) {
 		if o.Z == o.X { // the other rows are in place
 			rows = list.Cols
 		} else {
-			from = d.inverted(rows, list)[0]
+			_, at := d.inverted(rows, 0, list)
+			from = at[0]
 			list = kernels.Tensor{}
 		}
 	}
@@ -264,19 +267,23 @@ func (d *device) residual(o *kernels.Residual) {
 	d.start(d.faultArgs(l, faultRows))
 }
 
-// inverted returns the addresses in scratch memory of the place in each list
-// of each of n rows, −1 for none; 0 where the list is absent.
-func (d *device) inverted(n int, lists ...kernels.Tensor) (at [2]uintptr) {
+// inverted returns extra bytes of scratch memory, and the addresses in it of the
+// place in each list of each of n rows, −1 for none; 0 where the list is absent.
+func (d *device) inverted(n, extra int, lists ...kernels.Tensor) (first uintptr, at [2]uintptr) {
 	count := 0
 	for _, list := range lists {
 		if !list.IsZero() {
 			count++
 		}
 	}
-	if count == 0 {
-		return at
+	if extra+count == 0 {
+		return 0, at
 	}
-	next := d.reserve(&d.scratch, 4*count*n)
+	first = d.reserve(&d.scratch, extra+4*count*n)
+	if count == 0 {
+		return first, at
+	}
+	next := first + uintptr(extra)
 	d.start(d.kernel("rows_clear", dim{ceil(count*n, threads), 1, 1}, dim{threads, 1, 1}).ptr(next).int(count * n))
 	for i, list := range lists {
 		if list.IsZero() {
@@ -290,7 +297,7 @@ func (d *device) inverted(n int, lists ...kernels.Tensor) (at [2]uintptr) {
 		}
 		next += uintptr(4 * n)
 	}
-	return at
+	return first, at
 }
 
 func (d *device) residualNorm(o *kernels.ResidualNorm) {
@@ -298,7 +305,7 @@ func (d *device) residualNorm(o *kernels.ResidualNorm) {
 	if r*n == 0 {
 		return
 	}
-	at := d.inverted(r, o.Rows, o.NormRows)
+	_, at := d.inverted(r, 0, o.Rows, o.NormRows)
 	l := d.rowKernel("residual_norm", r, n, r).tensor(o.X).ptr(at[0]).tensor(o.Y).vector(o.Gamma).vector(o.Keep).
 		tensor(o.Z).ptr(at[1]).tensor(o.H).vector(o.Mean).vector(o.Rstd)
 	for _, p := range o.Parts {
@@ -322,6 +329,60 @@ func (d *device) residualGrad(o *kernels.ResidualGrad) {
 	d.start(d.faultArgs(l, faultRows))
 	if partial != 0 {
 		d.finishColumns(partial, n, groups, o.DGamma)
+	}
+}
+
+func (d *device) residualNormGrad(o *kernels.ResidualNormGrad) {
+	rows, n := o.DZ.Rows, o.DZ.Cols
+	if rows*n == 0 {
+		return
+	}
+	// The blocks of each part, and of the rows without a norm.
+	work := [4]int{o.Parts[0].Rows, o.Parts[1].Rows, o.Parts[2].Rows}
+	if o.DY.Rows > 0 {
+		work[3] = rows - o.DH.Rows
+	}
+	all := work[0] + work[1] + work[2] + work[3]
+	sums := !o.DGamma.IsZero()
+	var end [5]int
+	for i, w := range work {
+		end[i+1] = end[i] + min(ceil(w, 2*groupRows), max(1, maxGroups*w/max(1, all)))
+		sums = sums || i < 3 && w > 0 && !o.Parts[i].DScale.IsZero()
+	}
+	if end[4] == 0 {
+		return
+	}
+	extra := 0
+	if sums {
+		extra = 4 * 3 * end[4] * n
+	}
+	partial, at := d.inverted(rows, extra, o.Rows, o.NormRows)
+	if !sums {
+		partial = 0
+	}
+	var y kernels.Tensor
+	if !o.DGamma.IsZero() {
+		y = o.Y
+	}
+	l := d.rowKernel("residual_norm_grad", rows, n, end[4])
+	l.grid.x = end[4]
+	l.tensor(o.Z).vector(o.NormRows).ptr(at[1]).tensor(o.DH).vector(o.Mean).vector(o.Rstd)
+	for _, p := range o.Parts {
+		l.vector(p.Scale)
+	}
+	d.start(l.tensor(o.DZ).ptr(at[0]).tensor(y).vector(o.Gamma).vector(o.Keep).tensor(o.DY).ptr(partial).
+		int(end[1:4]...).int(work[0], work[0]+work[1], o.DH.Rows, rows, n))
+	if !sums {
+		return
+	}
+	for i, p := range o.Parts {
+		if from := partial + uintptr(4*3*n*end[i]); p.Rows > 0 && !p.DScale.IsZero() {
+			d.finishColumns(from, 3*n, end[i+1]-end[i], p.DScale)
+			d.finishColumns(from+uintptr(4*n), 3*n, end[i+1]-end[i], p.DShift)
+		}
+	}
+	if !o.DGamma.IsZero() {
+		d.finishColumns(partial+uintptr(4*2*n), 3*n, end[4], o.DGamma)
 	}
 }
 

@@ -82,6 +82,21 @@ func (g *traffic) residualNorm(n, c int, rows, normRows kernels.Tensor) *kernels
 	return o
 }
 
+// residualNormGrad is the backward pass of residualNorm.
+func (g *traffic) residualNormGrad(n, c int, rows, normRows kernels.Tensor) *kernels.ResidualNormGrad {
+	f := g.residualNorm(n, c, rows, normRows)
+	r := f.Y.Rows
+	o := &kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: f.X, Rows: rows, Y: f.Y, Gamma: f.Gamma, Keep: f.Keep, DY: g.b16(r, c), DGamma: g.f32(1, c)},
+		Z: f.Z, NormRows: normRows, DH: f.H, Mean: f.Mean, Rstd: f.Rstd}
+	for i, p := range f.Parts {
+		o.Parts[i] = kernels.NormGradPart{Rows: p.Rows, Scale: p.Scale}
+		if p.Rows > 0 {
+			o.Parts[i].DScale, o.Parts[i].DShift = g.f32(1, c), g.f32(1, c)
+		}
+	}
+	return o
+}
+
 const (
 	trafficRows  = 2 * (40 + 197) // two samples of text and image
 	trafficCols  = 768
@@ -111,6 +126,8 @@ func memoryBound(g *traffic) []kernels.Op {
 		&kernels.Residual{X: residual, Rows: list, Y: h(list.Cols, c), Gamma: f(1, c), Keep: f(1, list.Cols), Z: f(n, c)},
 		g.residualNorm(n, c, kernels.Tensor{}, kernels.Tensor{}),
 		g.residualNorm(n, c, list, other),
+		g.residualNormGrad(n, c, kernels.Tensor{}, kernels.Tensor{}),
+		g.residualNormGrad(n, c, list, other),
 		&kernels.ResidualGrad{DZ: grad, Y: h(n, c), Gamma: f(1, c), DY: h(n, c), DGamma: f(1, c)},
 		&kernels.ResidualGrad{DZ: grad, Rows: list, Y: h(list.Cols, c), Gamma: f(1, c), Keep: f(1, list.Cols), DY: h(list.Cols, c), DGamma: f(1, c)},
 		&kernels.Gather{Table: residual, Index: list, Y: f(list.Cols, c)},
@@ -188,33 +205,39 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// ResidualNorm moves less than the ops that it stands for by a reading of the
-// rows of Z that are normed, but for what it reads of the list of these.
+// ResidualNorm and its backward pass move less than the ops that they stand for
+// by a reading of the rows of Z that are normed, or by most of a reading of those
+// of DZ that Y has.
 func TestResidualNormTraffic(t *testing.T) {
 	if noDriver() || !emu.Present() {
 		t.Skip("the driver does not count")
 	}
 	const n, c = trafficRows, trafficCols
 	g := &traffic{t, open(t), rng.New(rng.Key{Seed: 1})}
+	moved := func(op kernels.Op) (n int64) {
+		for _, l := range g.count(op) {
+			n += l.DRAM
+		}
+		return n
+	}
 	list, other := memoryLists(g)
 	for _, rows := range [][2]kernels.Tensor{{}, {list, other}} {
-		o := g.residualNorm(n, c, rows[0], rows[1])
-		moved := func(op kernels.Op) (n int64) {
-			for _, l := range g.count(op) {
-				n += l.DRAM
-			}
-			return n
-		}
-		whole, parts := moved(o), moved(&o.Residual)
+		o, b := g.residualNorm(n, c, rows[0], rows[1]), g.residualNormGrad(n, c, rows[0], rows[1])
+		one, parts := moved(o), moved(&o.Residual)
+		oneGrad, partsGrad := moved(b), moved(&b.ResidualGrad)
 		for i := range o.Parts {
 			if o.Parts[i].Rows > 0 {
-				norm := o.Norm(i)
+				norm, grad := o.Norm(i), b.Norm(i)
 				parts += moved(&norm)
+				partsGrad += moved(&grad)
 			}
 		}
-		t.Logf("%v, %v: %d bytes, in parts %d", rows[0], rows[1], whole, parts)
-		if saved := int64(o.H.Rows * c * o.Z.Type.Size()); parts-whole < saved*98/100 {
-			t.Errorf("%d bytes, in parts %d: less by %d, want %d but for 2 %%", whole, parts, parts-whole, saved)
+		t.Logf("rows %v, of the norm %v: %d bytes, in parts %d; backward %d, in parts %d", rows[0], rows[1], one, parts, oneGrad, partsGrad)
+		if saved := int64(4 * o.H.Rows * c); parts-one < saved*98/100 {
+			t.Errorf("%d bytes, in parts %d: less by %d, want %d but for 2 %%", one, parts, parts-one, saved)
+		}
+		if saved := int64(4 * b.DY.Rows * c); partsGrad-oneGrad < saved*8/10 {
+			t.Errorf("backward %d bytes, in parts %d: less by %d, want %d but for 20 %%", oneGrad, partsGrad, partsGrad-oneGrad, saved)
 		}
 	}
 }

@@ -290,6 +290,25 @@ func residualGrad(o *kernels.ResidualGrad) error {
 	return nil
 }
 
+// residualNormGrad is the ops that its result is defined by.
+func residualNormGrad(o *kernels.ResidualNormGrad) error {
+	if _, err := listed(o, o.NormRows, o.Z.Rows); err != nil {
+		return err
+	}
+	if _, err := listed(o, o.Rows, o.DZ.Rows); err != nil {
+		return err
+	}
+	for i := range o.Parts {
+		if o.Parts[i].Rows > 0 {
+			n := o.Norm(i)
+			if err := layerNormGrad(&n); err != nil {
+				return err
+			}
+		}
+	}
+	return residualGrad(&o.ResidualGrad)
+}
+
 // checkIndex wants every index below rows.
 func checkIndex(op kernels.Op, index []int32, rows int) error {
 	for i, v := range index {

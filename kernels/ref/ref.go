@@ -150,6 +150,8 @@ func (d *device) Run(op kernels.Op) {
 		err = residualNorm(o)
 	case *kernels.ResidualGrad:
 		err = residualGrad(o)
+	case *kernels.ResidualNormGrad:
+		err = residualNormGrad(o)
 	case *kernels.Gather:
 		err = gather(o)
 	case *kernels.ScatterAdd:

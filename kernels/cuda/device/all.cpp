@@ -17,3 +17,4 @@
 #include "reduce.cu"
 #include "residual.cu"
 #include "residual_norm.cu"
+#include "residual_norm_grad.cu"
