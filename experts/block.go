@@ -173,15 +173,6 @@ func count(list kernels.Tensor, n int) int {
 	return list.Cols
 }
 
-// among returns the operands that name rows lo to hi of those that list names
-// in x.
-func among(x, list kernels.Tensor, lo, hi int) (kernels.Tensor, kernels.Tensor) {
-	if list.IsZero() {
-		return x.Slice(lo, hi), list
-	}
-	return x, list.Columns(lo, hi)
-}
-
 // blockRecord is what the backward pass of a block reads.
 type blockRecord struct {
 	b     *Block
@@ -189,7 +180,7 @@ type blockRecord struct {
 	x, z  layers.Node
 	x2    kernels.Tensor // the hidden state between attention and experts
 	norm1 layers.Statistics
-	h1    kernels.Tensor // with Recompute not kept, as x2, h2 and act
+	h1    kernels.Tensor // with Recompute its memory alone is kept, as h2's; of x2 and act nothing is
 	qkv   packed
 	attn  kernels.Tensor
 	lse   kernels.Tensor
@@ -199,49 +190,122 @@ type blockRecord struct {
 	pre   kernels.Tensor
 	act   kernels.Tensor
 	ffn   kernels.Tensor
+
+	room kernels.Tensor // for h1 and then h2, where they are not kept
+
+	// left says that the backward pass of norm1 is left to the block before, the
+	// one that made h1; there it is after.
+	left  bool
+	after normGrad
 }
 
-// Forward runs the block and returns the new hidden state. Outside training it
-// keeps nothing and, without Base, writes the result over the input.
-func (b *Block) Forward(s *engine.Step, x layers.Node, p Pass) (layers.Node, error) {
-	r := blockRecord{b: b, p: p, x: x}
-	if err := r.check(); err != nil {
+// normGrad is the backward pass of a norm of rows of z.
+type normGrad struct {
+	norm *layers.LayerNorm // nil: none
+	rows kernels.Tensor
+	h    kernels.Tensor // the gradient of its result
+	st   layers.Statistics
+}
+
+// Run runs blocks one after another and returns the last one's hidden state.
+// Where a block's last op makes the hidden state it makes the norm that the next
+// block reads too. Outside training it keeps nothing and, without Base, writes
+// the result over the input.
+//
+// pass returns the pass of a block, of at most most rows; it is asked for one
+// after the other, each when the device has the attention before it to do. The
+// blocks are of one Dim and Compute.
+func Run(s *engine.Step, blocks []*Block, x layers.Node, most int, pass func(block int) Pass) (layers.Node, error) {
+	if len(blocks) == 0 {
+		return x, nil
+	}
+	var next blockRecord
+	var room kernels.Tensor
+	prepare := func(i, rows int) error {
+		next = blockRecord{b: blocks[i], p: pass(i)}
+		if err := next.b.check(&next.p, rows, most); err != nil {
+			return fmt.Errorf("experts: block %d: %w", i, err)
+		}
+		if room.IsZero() && (!s.Train || next.p.Recompute) {
+			room = s.Tensor(next.b.Compute, most, next.b.Dim)
+		}
+		next.room = room
+		return nil
+	}
+	if err := prepare(0, x.X.Rows); err != nil {
 		return layers.Node{}, err
 	}
+	for i := range blocks {
+		r := next
+		r.x = x
+		r.begin(s)
+		next = blockRecord{}
+		if i+1 < len(blocks) {
+			if err := prepare(i+1, r.z.X.Rows); err != nil {
+				return layers.Node{}, err
+			}
+		}
+		r.feed(s, &next)
+		if next.left = next.leaves(r.z.X.Rows); next.left {
+			r.after = normGrad{&next.b.Norm1, next.p.Attention.In, next.h1, next.norm1}
+		}
+		x = r.z
+		engine.Push(s, r)
+	}
+	return x, nil
+}
+
+// leaves reports whether the block before this one made h1, and can take its
+// gradient to that of the hidden state: it is in h1's memory then, unless it is
+// the sum of two products.
+func (r *blockRecord) leaves(rows int) bool {
+	if r.h1.IsZero() {
+		return false
+	}
+	_, attending, queried := r.p.Attention.counts(rows)
+	return attending == queried
+}
+
+// begin computes the first half of the block.
+func (r *blockRecord) begin(s *engine.Step) {
 	// The result has x2 before it has z. The gradient of the hidden state
 	// flows through the block in place.
-	r.z = x
+	p := &r.p
+	r.z = r.x
 	if s.Train || !p.Base.IsZero() {
-		r.z.X = s.Floats(count(p.Base, x.X.Rows), b.Dim)
+		r.z.X = s.Floats(count(p.Base, r.x.X.Rows), r.b.Dim)
 	}
 	if s.Train && !p.Base.IsZero() {
-		r.z.G = s.Floats(p.Base.Cols, b.Dim)
+		r.z.G = s.Floats(p.Base.Cols, r.b.Dim)
 	}
 	r.x2 = r.z.X
 	r.attend(s)
-	r.feed(s)
-	z := r.z
-	engine.Push(s, r)
-	return z, nil
 }
 
-// check wants the route to cover the rows of the feed-forward networks.
-func (r *blockRecord) check() error {
-	if !r.p.Attention.Expand.IsZero() && !r.p.Attention.Queries.IsZero() {
-		return errors.New("experts: a pass with both Expand and Queries")
+// check wants the route to cover the rows of the feed-forward networks, of a
+// pass over an input of rows rows, and at most most rows in each half.
+func (b *Block) check(p *Pass, rows, most int) error {
+	if !p.Attention.Expand.IsZero() && !p.Attention.Queries.IsZero() {
+		return errors.New("a pass with both Expand and Queries")
 	}
-	row, n := 0, count(r.p.FFN.Rows, count(r.p.Base, r.x.X.Rows))
-	for _, sp := range r.p.FFN.Route {
-		if r.b.Experts[sp.Expert] == nil {
-			return fmt.Errorf("experts: rows [%d, %d) are routed to an expert %q that this block does not have", sp.Lo, sp.Hi, sp.Expert)
+	if n := len(kernels.ResidualNorm{}.Parts); len(p.FFN.Route) > n {
+		return fmt.Errorf("the route has %d spans, want at most %d", len(p.FFN.Route), n)
+	}
+	row, n := 0, count(p.FFN.Rows, count(p.Base, rows))
+	for _, sp := range p.FFN.Route {
+		if b.Experts[sp.Expert] == nil {
+			return fmt.Errorf("rows [%d, %d) are routed to an expert %q that it does not have", sp.Lo, sp.Hi, sp.Expert)
 		}
 		if sp.Lo != row || sp.Hi < sp.Lo {
-			return fmt.Errorf("experts: the route leaves a gap or overlap before rows [%d, %d)", sp.Lo, sp.Hi)
+			return fmt.Errorf("the route leaves a gap or overlap before rows [%d, %d)", sp.Lo, sp.Hi)
 		}
 		row = sp.Hi
 	}
 	if row != n {
-		return fmt.Errorf("experts: the route covers %d of %d rows", row, n)
+		return fmt.Errorf("the route covers %d of %d rows", row, n)
+	}
+	if projected, _, _ := p.Attention.counts(rows); max(projected, n) > most {
+		return fmt.Errorf("a pass of %d rows, want at most %d", max(projected, n), most)
 	}
 	return nil
 }
@@ -254,26 +318,74 @@ func (r *blockRecord) free(s *engine.Step, all, scratch engine.Mark) {
 		s.Arena.Release(all)
 	case r.p.Recompute:
 		s.Arena.Release(scratch)
-		r.h1, r.h2, r.act = kernels.Tensor{}, kernels.Tensor{}, kernels.Tensor{}
 	}
 }
 
-// attend computes x2, the first half of the block.
+// norm returns room for rows rows of a norm.
+func (r *blockRecord) norm(s *engine.Step, rows int) kernels.Tensor {
+	if s.Train && !r.p.Recompute {
+		return s.Tensor(r.b.Compute, rows, r.b.Dim)
+	}
+	return r.room.Slice(0, rows)
+}
+
+// statistics returns room for those of rows rows, which training reads.
+func statistics(s *engine.Step, rows int) (st layers.Statistics) {
+	if s.Train {
+		st = layers.NewStatistics(s, rows)
+	}
+	return st
+}
+
+// first adds to o, whose result is the block's input, the norm that the block
+// begins with.
+func (r *blockRecord) first(o *kernels.ResidualNorm) {
+	n := &r.b.Norm1
+	o.NormRows, o.H, o.Mean, o.Rstd, o.Eps = r.p.Attention.In, r.h1, r.norm1.Mean, r.norm1.Rstd, n.Eps
+	o.Parts[0] = kernels.NormPart{Rows: r.h1.Rows, Scale: n.Scale.Value, Shift: n.Shift.Value}
+}
+
+// run runs what there is of a residual connection and norms of its result:
+// without Y it is that of Z, without H there are no norms.
+func run(s *engine.Step, o kernels.ResidualNorm) {
+	switch {
+	case !o.Y.IsZero() && o.H.Rows > 0:
+		engine.Run(s, o)
+	case !o.Y.IsZero():
+		engine.Run(s, o.Residual)
+	case o.H.Rows > 0:
+		for i := range o.Parts {
+			if o.Parts[i].Rows > 0 {
+				engine.Run(s, o.Norm(i))
+			}
+		}
+	}
+}
+
+// attend computes x2, the first half of the block, and its norm.
 func (r *blockRecord) attend(s *engine.Step) {
 	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
 	projected, attending, queried := p.counts(r.x.X.Rows)
+	n := count(r.p.FFN.Rows, r.z.X.Rows)
+	all := s.Arena.Mark()
+	r.norm2 = statistics(s, n)
 	if queried == 0 {
-		r.x2 = r.middle(s, r.x2)
+		r.h2 = r.norm(s, n)
+		r.x2 = r.middle(s, r.x2, r.h2, r.norm2)
 		return
 	}
-	all := s.Arena.Mark()
-	r.norm1 = layers.NewStatistics(s, projected)
+	fresh := r.h1.IsZero() // no block before this one made it
+	if fresh {
+		r.norm1 = statistics(s, projected)
+	}
 	r.qkv = newPacked(s, t, attending, queried, d)
 	r.attn, r.proj = s.Tensor(t, queried, d), s.Tensor(t, queried, d)
 	r.lse = s.Floats(queried, b.Heads)
 	scratch := s.Arena.Mark()
-	r.h1 = s.Tensor(t, projected, d)
-	b.Norm1.Forward(s, r.x.X, p.In, r.h1, r.norm1)
+	if fresh {
+		r.h1 = r.norm(s, projected)
+		b.Norm1.Forward(s, r.x.X, p.In, r.h1, r.norm1)
+	}
 
 	// The key has no bias: query and value bias stand in one vector with
 	// zeros between, so that the three projections are one product.
@@ -293,23 +405,31 @@ func (r *blockRecord) attend(s *engine.Step) {
 	engine.Run(s, kernels.Attention{Q: r.qkv.q, K: r.qkv.k, V: r.qkv.v, Queries: p.Queries, Heads: b.Heads, Scale: b.scale(),
 		Sequences: p.Sequences, Bias: b.bias(&r.p), Out: r.attn, LSE: r.lse})
 	b.Proj.Forward(s, r.attn, r.proj, kernels.None, kernels.Tensor{})
-	r.x2 = r.middle(s, r.x2)
+	r.h2 = r.norm(s, n) // where h1 was, if it is not kept
+	r.x2 = r.middle(s, r.x2, r.h2, r.norm2)
 	r.free(s, all, scratch)
 }
 
 // middle returns x2, computed in to from x and proj, or x itself where
-// nothing changes it.
-func (r *blockRecord) middle(s *engine.Step, to kernels.Tensor) kernels.Tensor {
+// nothing changes it. h2 and norm2, where given, get its norm.
+func (r *blockRecord) middle(s *engine.Step, to, h2 kernels.Tensor, norm2 layers.Statistics) kernels.Tensor {
 	p, x := &r.p.Attention, r.x.X
 	if !r.p.Base.IsZero() {
 		engine.Run(s, kernels.Gather{Table: x, Index: r.p.Base, Y: to})
 		x = to
 	}
-	if _, _, queried := p.counts(r.x.X.Rows); queried == 0 {
-		return x
+	o := kernels.ResidualNorm{NormRows: r.p.FFN.Rows, H: h2, Mean: norm2.Mean, Rstd: norm2.Rstd, Eps: r.b.Eps}
+	for i, sp := range r.p.FFN.Route {
+		n := &r.b.Experts[sp.Expert].Norm
+		o.Parts[i] = kernels.NormPart{Rows: sp.Hi - sp.Lo, Scale: n.Scale.Value, Shift: n.Shift.Value}
 	}
-	engine.Run(s, kernels.Residual{X: x, Rows: p.Out, Y: r.proj, Gamma: r.b.Gamma1.Tensor(), Keep: p.Keep, Z: to})
-	return to
+	if _, _, queried := p.counts(r.x.X.Rows); queried == 0 {
+		o.Z = x
+	} else {
+		o.Residual = kernels.Residual{X: x, Rows: p.Out, Y: r.proj, Gamma: r.b.Gamma1.Tensor(), Keep: p.Keep, Z: to}
+	}
+	run(s, o)
+	return o.Z
 }
 
 // queriedRows returns those rows of h that are queried.
@@ -355,8 +475,9 @@ func (p *packed) products(h, q kernels.Tensor) []product {
 	return []product{{q, p.q, 0, d}, {h, p.kv, d, 3 * d}}
 }
 
-// feed computes z, the second half of the block.
-func (r *blockRecord) feed(s *engine.Step) {
+// feed computes z, the second half of the block, and the norm that next begins
+// with where next has a block and r's last op can.
+func (r *blockRecord) feed(s *engine.Step, next *blockRecord) {
 	b, p, d, t := r.b, &r.p.FFN, r.b.Dim, r.b.Compute
 	n := count(p.Rows, r.x2.Rows)
 	if n == 0 {
@@ -366,15 +487,21 @@ func (r *blockRecord) feed(s *engine.Step) {
 	if s.Train && !r.p.Recompute {
 		r.z.X = s.Floats(r.x2.Rows, d) // which leaves x2 as it is
 	}
+	var normed, queried int
+	if next.b != nil {
+		normed, _, queried = next.p.Attention.counts(r.x2.Rows)
+	}
 
 	all := s.Arena.Mark()
+	if queried > 0 {
+		next.norm1, next.h1 = statistics(s, normed), next.norm(s, normed)
+	}
 	if s.Train {
 		r.pre = s.Tensor(t, n, b.Hidden)
 	}
-	r.norm2 = layers.NewStatistics(s, n)
 	r.ffn = s.Tensor(t, n, d)
 	scratch := s.Arena.Mark()
-	r.h2, r.act = s.Tensor(t, n, d), s.Tensor(t, n, b.Hidden)
+	r.act = s.Tensor(t, n, b.Hidden)
 	for _, sp := range p.Route {
 		e, lo, hi := b.Experts[sp.Expert], sp.Lo, sp.Hi
 		h, a := r.h2.Slice(lo, hi), r.act.Slice(lo, hi)
@@ -382,12 +509,14 @@ func (r *blockRecord) feed(s *engine.Step) {
 		if s.Train {
 			pre = r.pre.Slice(lo, hi)
 		}
-		x, rows := among(r.x2, p.Rows, lo, hi)
-		e.Norm.Forward(s, x, rows, h, r.norm2.Slice(lo, hi))
 		e.FC1.Forward(s, h, a, kernels.GELU, pre)
 		e.FC2.Forward(s, a, r.ffn.Slice(lo, hi), kernels.None, kernels.Tensor{})
 	}
-	engine.Run(s, kernels.Residual{X: r.x2, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, Z: r.z.X})
+	o := kernels.ResidualNorm{Residual: kernels.Residual{X: r.x2, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, Z: r.z.X}}
+	if queried > 0 {
+		next.first(&o)
+	}
+	run(s, o)
 	r.free(s, all, scratch)
 }
 
@@ -397,42 +526,72 @@ func (b *Block) bias(p *Pass) kernels.RelativeBias {
 	return kernels.RelativeBias{Table: b.Table.Tensor(), Column: b.Column, Window: p.Window, Text: p.Text}
 }
 
+// runGrad is the backward pass of run: without DY that of norms alone, without
+// DH of the residual connection.
+func runGrad(s *engine.Step, o kernels.ResidualNormGrad) {
+	switch {
+	case o.DY.Rows > 0 && o.DH.Rows > 0:
+		engine.Run(s, o)
+	case o.DY.Rows > 0:
+		engine.Run(s, o.ResidualGrad)
+	default:
+		for i := range o.Parts {
+			if o.Parts[i].Rows > 0 {
+				engine.Run(s, o.Norm(i))
+			}
+		}
+	}
+}
+
+func gradPart(n *layers.LayerNorm, rows int) kernels.NormGradPart {
+	return kernels.NormGradPart{Rows: rows, Scale: n.Scale.Value, DScale: n.Scale.Touch(), DShift: n.Shift.Touch()}
+}
+
 // Backward turns the gradient of z into that of x.
 func (r *blockRecord) Backward(s *engine.Step) {
+	b, n := r.b, count(r.p.FFN.Rows, r.z.G.Rows)
+	_, _, queried := r.p.Attention.counts(r.x.X.Rows)
+	// The gradients of the two branches' results, one after the other.
+	branch := s.Tensor(b.Compute, max(n, queried), b.Dim)
+	dffn, dproj := branch.Slice(0, n), branch.Slice(0, queried)
 	mark := s.Arena.Mark()
-	r.feedGrad(s)
+	r.feedGrad(s, dffn, dproj)
 	s.Arena.Release(mark)
 	if !r.p.Base.IsZero() {
 		engine.Run(s, kernels.Fill{Y: r.x.G})
 		engine.Run(s, kernels.ScatterAdd{Y: r.z.G, Index: r.p.Base, Table: r.x.G})
 	}
-	r.attendGrad(s)
+	r.attendGrad(s, dproj)
 }
 
-// feedGrad turns the gradient of z into that of x2, in place.
-func (r *blockRecord) feedGrad(s *engine.Step) {
+// feedGrad turns the gradient of z into that of x2, in place, and from there
+// into dproj. dffn is room for that of ffn, which may be dproj's.
+func (r *blockRecord) feedGrad(s *engine.Step, dffn, dproj kernels.Tensor) {
 	b, p, d, t, g := r.b, &r.p.FFN, r.b.Dim, r.b.Compute, r.z.G
-	n := count(p.Rows, g.Rows)
-	dgamma := b.Gamma2.Touch()
-	dffn, x2, h2, act := s.Tensor(t, n, d), r.x2, r.h2, r.act
-	if r.p.Recompute {
-		h2, act = s.Tensor(t, n, d), s.Tensor(t, n, b.Hidden)
-		x2 = r.middle(s, s.Floats(g.Rows, d))
+	n := dffn.Rows
+	o := kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: g, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, DY: dffn, DGamma: b.Gamma2.Touch()}}
+	if a := &r.after; a.norm != nil {
+		o.Z, o.NormRows, o.DH, o.Mean, o.Rstd = r.z.X, a.rows, a.h, a.st.Mean, a.st.Rstd
+		o.Parts[0] = gradPart(a.norm, a.h.Rows)
 	}
-	if n > 0 {
-		engine.Run(s, kernels.ResidualGrad{DZ: g, Rows: p.Rows, Y: r.ffn, Gamma: b.Gamma2.Tensor(), Keep: p.Keep, DY: dffn, DGamma: dgamma})
+	runGrad(s, o)
+
+	x2, h2, act := r.x2, r.h2, r.act
+	if r.p.Recompute { // in the room that has been read now
+		act = s.Tensor(t, n, b.Hidden)
+		x2 = r.middle(s, s.Floats(g.Rows, d), h2, layers.Statistics{})
 	}
-	for _, sp := range p.Route {
+	o = kernels.ResidualNormGrad{Z: x2, NormRows: p.Rows, DH: h2, Mean: r.norm2.Mean, Rstd: r.norm2.Rstd}
+	a := &r.p.Attention
+	o.ResidualGrad = kernels.ResidualGrad{DZ: g, Rows: a.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: a.Keep, DY: dproj, DGamma: b.Gamma1.Touch()}
+	for i, sp := range p.Route {
 		e, lo, hi := b.Experts[sp.Expert], sp.Lo, sp.Hi
-		x, rows := among(x2, p.Rows, lo, hi)
-		dx, _ := among(g, p.Rows, lo, hi)
 		if lo == hi {
 			e.touch()
 			continue
 		}
 		h, a, pre, dy := h2.Slice(lo, hi), act.Slice(lo, hi), r.pre.Slice(lo, hi), dffn.Slice(lo, hi)
 		if r.p.Recompute {
-			e.Norm.Forward(s, x, rows, h, layers.Statistics{})
 			engine.Run(s, kernels.Gelu{X: pre, Y: a})
 		}
 		// Each gradient takes the place of its activation once that is read.
@@ -440,23 +599,26 @@ func (r *blockRecord) feedGrad(s *engine.Step) {
 		engine.Run(s, kernels.MatMul{A: dy, B: e.FC2.Weight.As(t), Weights: s.PackWeights, C: a, Act: kernels.GELUGrad, Pre: pre})
 		e.FC1.Gradients(s, h, a)
 		e.FC1.Input(s, a, h, false)
-		e.Norm.Backward(s, x, rows, h, r.norm2.Slice(lo, hi), dx, true)
+		o.Parts[i] = gradPart(&e.Norm, hi-lo)
 	}
+	runGrad(s, o)
 }
 
 // attendGrad turns the gradient of x2 into that of x, in place but for Base.
-func (r *blockRecord) attendGrad(s *engine.Step) {
+//
+// dproj is the gradient of proj; where the block before does the rest, that of
+// x stays as it is and h1 has that of norm1's result.
+func (r *blockRecord) attendGrad(s *engine.Step, dproj kernels.Tensor) {
 	b, p, d, t := r.b, &r.p.Attention, r.b.Dim, r.b.Compute
 	projected, attending, queried := p.counts(r.x.X.Rows)
-	dgamma, dtable := b.Gamma1.Touch(), b.Table.Touch()
+	dtable := b.Table.Touch()
 	dw, dq, dv := b.QKV.Touch(), b.QBias.Touch(), b.VBias.Touch()
 	if queried == 0 {
 		touch(b.Proj.Weight, b.Proj.Bias, b.Norm1.Scale, b.Norm1.Shift)
 		return
 	}
 
-	dproj, dattn := s.Tensor(t, queried, d), s.Tensor(t, queried, d)
-	engine.Run(s, kernels.ResidualGrad{DZ: r.z.G, Rows: p.Out, Y: r.proj, Gamma: b.Gamma1.Tensor(), Keep: p.Keep, DY: dproj, DGamma: dgamma})
+	dattn := s.Tensor(t, queried, d)
 	b.Proj.Gradients(s, r.attn, dproj)
 	b.Proj.Input(s, dproj, dattn, false)
 	grad := newPacked(s, t, attending, queried, d)
@@ -469,7 +631,6 @@ func (r *blockRecord) attendGrad(s *engine.Step) {
 
 	h := r.h1
 	if r.p.Recompute {
-		h = s.Tensor(t, projected, d)
 		b.Norm1.Forward(s, r.x.X, p.In, h, layers.Statistics{})
 	}
 	sums := s.Zeros(1, 3*d)
@@ -498,7 +659,9 @@ func (r *blockRecord) attendGrad(s *engine.Step) {
 		engine.Run(s, kernels.MatMul{A: grad.kv, B: w.Slice(d, 3*d), C: h})
 		engine.Run(s, kernels.ScatterAdd{Y: q, Index: p.Queries, Table: h})
 	}
-	b.Norm1.Backward(s, r.x.X, p.In, h, r.norm1, r.x.G, true)
+	if !r.left {
+		b.Norm1.Backward(s, r.x.X, p.In, h, r.norm1, r.x.G, true)
+	}
 }
 
 // contract adds the rows of x that index gives the same number, of n, and

@@ -1,6 +1,8 @@
 package experts
 
 import (
+	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -23,20 +25,33 @@ type bench struct {
 	s  *engine.Step
 	st *engine.Store
 	b  *Block
+	b2 *Block        // nil where there is one alone
 	x  *engine.Param // the input
 }
 
 func newBench(t *testing.T, random *rand.Rand, rows int, scale, bias bool) *bench {
 	t.Helper()
-	dev, st := ref.New(), engine.NewStore()
+	return newBenchOn(t, ref.New(), random, rows, 1, scale, bias)
+}
+
+// newBenchOn is newBench on dev with one block or two.
+func newBenchOn(t *testing.T, dev kernels.Device, random *rand.Rand, rows, blocks int, scale, bias bool) *bench {
+	t.Helper()
+	st := engine.NewStore()
 	var table *engine.Param
 	if bias {
 		r := kernels.RelativeBias{Window: window, Text: maxText}
 		table = st.Add("table", r.Rows(), 2*heads)
 	}
-	b := NewBlock(st, "b", Config{Dim: dim, Heads: heads, Hidden: 20, LayerScale: scale, Eps: 1e-6,
-		Experts: []Modality{Text, Image, VisionLanguage}, Names: VLMoNames()})
+	c := Config{Dim: dim, Heads: heads, Hidden: 20, LayerScale: scale, Eps: 1e-6,
+		Experts: []Modality{Text, Image, VisionLanguage}, Names: VLMoNames()}
+	b := NewBlock(st, "b", c)
 	b.Table, b.Column = table, heads
+	var b2 *Block
+	if blocks == 2 {
+		b2 = NewBlock(st, "b2", c)
+		b2.Table = table
+	}
 	x := st.Add("x", rows, dim)
 	if err := st.Build(dev, true); err != nil {
 		t.Fatal(err)
@@ -51,7 +66,7 @@ func newBench(t *testing.T, random *rand.Rand, rows int, scale, bias bool) *benc
 		}
 		st.Set(p, v)
 	}
-	return &bench{engine.NewStep(dev, 1), st, b, x}
+	return &bench{engine.NewStep(dev, 1), st, b, b2, x}
 }
 
 // run returns the block's result and Σ result·w; back also leaves gradients.
@@ -63,7 +78,7 @@ func (b *bench) run(t *testing.T, pass func(s *engine.Step) Pass, back bool) (ou
 	x := layers.NewNode(s, b.x.Shape[0], dim)
 	s.Dev.Write(x.X, b.st.Get(b.x))
 	s.Dev.Write(x.G, slices.Repeat([]float32{1e9}, x.G.Len()))
-	y, err := b.b.Forward(s, x, pass(s))
+	y, err := Run(s, []*Block{b.b}, x, 64, func(int) Pass { return pass(s) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,6 +222,131 @@ func TestBlockGradients(t *testing.T) {
 	}
 }
 
+// noted is a device that notes what it ran.
+type noted struct {
+	kernels.Device
+	ops map[string]int
+}
+
+func (d *noted) Run(op kernels.Op) {
+	d.ops[op.Name()]++
+	d.Device.Run(op)
+}
+
+// none is a pass whose samples are all dropped, from attention, from the
+// feed-forward networks or from both.
+func none(attention, ffn bool) func(s *engine.Step) Pass {
+	return func(s *engine.Step) Pass {
+		p := mixed(rows{})(s)
+		if attention {
+			p.Attention = AttentionRows{In: s.Indices(nil), Out: s.Indices(nil)}
+		}
+		if ffn {
+			p.FFN = FFNRows{Rows: s.Indices(nil), Route: []Span{{Text, 0, 0}, {VisionLanguage, 0, 0}}}
+		}
+		return p
+	}
+}
+
+// Two blocks at once are, to the bit, one after the other: the norm that the
+// first makes for the second is the one that the second makes, whichever rows
+// either of them treats.
+func TestRun(t *testing.T) {
+	const seed = 14
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	dev := &noted{ref.New(), map[string]int{}}
+	b := newBenchOn(t, dev, random, 15, 2, true, true)
+	passes := map[string]func(s *engine.Step) Pass{"no attention": none(true, false), "no experts": none(false, true), "nothing": none(true, true)}
+	for k := range 16 {
+		f := rows{keep: k&1 != 0, some: k&2 != 0, drop: k&4 != 0, repeat: k&8 != 0}
+		if !(f.some && f.repeat) {
+			passes[fmt.Sprintf("%+v", f)] = mixed(f)
+		}
+	}
+	names := slices.Sorted(maps.Keys(passes))
+	plain := fmt.Sprintf("%+v", rows{})
+	for _, first := range names {
+		if strings.Contains(first, "some:true") {
+			continue // leaves too few rows for the second
+		}
+		for _, second := range names {
+			pass, pass2 := passes[first], passes[second]
+			for _, train := range []bool{false, true} {
+				recompute := [2]bool{random.IntN(2) == 0, random.IntN(2) == 0}
+				run := func(together bool) (all [][]float32, ops map[string]int) {
+					s := b.s
+					s.Begin(0, train)
+					b.st.ZeroGrad()
+					clear(dev.ops)
+					x := layers.NewNode(s, 15, dim)
+					s.Dev.Write(x.X, b.st.Get(b.x))
+					p := []Pass{pass(s), pass2(s)}
+					p[0].Recompute, p[1].Recompute = recompute[0], recompute[1]
+					y, err := x, error(nil)
+					if together {
+						y, err = Run(s, []*Block{b.b, b.b2}, y, 64, func(i int) Pass { return p[i] })
+					} else if y, err = Run(s, []*Block{b.b}, y, 64, func(int) Pass { return p[0] }); err == nil {
+						y, err = Run(s, []*Block{b.b2}, y, 64, func(int) Pass { return p[1] })
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					read := func(x kernels.Tensor) {
+						v := make([]float32, x.Len())
+						s.Dev.Read(v, x)
+						all = append(all, v)
+					}
+					read(y.X)
+					if train {
+						w := make([]float32, y.G.Len())
+						for i := range w {
+							w[i] = float32(math.Sin(float64(i*i) + 1))
+						}
+						s.Dev.Write(y.G, w)
+						s.Backward()
+						read(x.G)
+						for _, p := range b.st.Params() {
+							all = append(all, b.st.Gradient(p))
+						}
+					}
+					if err := s.Err(); err != nil {
+						t.Fatal(err)
+					}
+					return all, maps.Clone(dev.ops)
+				}
+				apart, _ := run(false)
+				got, ops := run(true)
+				for i := range apart {
+					if !slices.Equal(got[i], apart[i]) {
+						t.Fatalf("%s, then %s, train %v, recompute %v: result %d differs", first, second, train, recompute, i)
+					}
+				}
+				// With all rows, ops of their own are the first norm and the
+				// last residual connection, their backward passes, and norms
+				// of attention's input that are computed again.
+				want := map[string]int{"LayerNorm": 1, "Residual": 1}
+				if train {
+					want["LayerNormGrad"], want["ResidualGrad"] = 1, 1
+					for _, r := range recompute {
+						if r {
+							want["LayerNorm"]++
+						}
+					}
+				}
+				if first != plain || second != plain {
+					continue
+				}
+				for _, op := range []string{"LayerNorm", "Residual", "LayerNormGrad", "ResidualGrad"} {
+					if ops[op] != want[op] {
+						t.Errorf("train %v, recompute %v: %d ops %s, want %d", train, recompute, ops[op], op, want[op])
+					}
+				}
+			}
+		}
+	}
+}
+
 // Only the rows of an expert depend on it, and a sequence on no other: a row
 // is what it is when its sequence is alone.
 func TestRouting(t *testing.T) {
@@ -272,6 +412,7 @@ func TestRouteErrors(t *testing.T) {
 		route []Span
 		want  string
 	}{
+		"long":    {[]Span{{Text, 0, 3}, {Image, 3, 15}, {Text, 15, 15}, {Image, 15, 15}}, "the route has 4 spans, want at most 3"},
 		"gap":     {[]Span{{Text, 0, 3}, {Image, 4, 15}}, "gap or overlap before rows [4, 15)"},
 		"overlap": {[]Span{{Text, 0, 3}, {Image, 2, 15}}, "gap or overlap before rows [2, 15)"},
 		"short":   {[]Span{{Text, 0, 3}, {Image, 3, 14}}, "covers 14 of 15 rows"},
@@ -282,10 +423,17 @@ func TestRouteErrors(t *testing.T) {
 		b.s.Begin(0, true)
 		p := mixed(rows{})(b.s)
 		p.FFN.Route = test.route
-		_, err := b.b.Forward(b.s, layers.NewNode(b.s, 15, dim), p)
+		_, err := Run(b.s, []*Block{b.b}, layers.NewNode(b.s, 15, dim), 64, func(int) Pass { return p })
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %s", name, err, test.want)
 		}
+	}
+	b := newBench(t, rand.New(rand.NewPCG(1, 0)), 15, true, true)
+	b.s.Begin(0, true)
+	p := mixed(rows{})(b.s)
+	_, err := Run(b.s, []*Block{b.b}, layers.NewNode(b.s, 15, dim), 14, func(int) Pass { return p })
+	if want := "a pass of 15 rows, want at most 14"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 

@@ -25,11 +25,11 @@ func (c *checker) float(name string, t Tensor, rows, cols int) {
 
 // rows returns how many rows an op treats that may be given a list of them.
 // list, where present, is the I32 [1, n] operand that names n of the all rows.
-func (c *checker) rows(list Tensor, all int) int {
+func (c *checker) rows(name string, list Tensor, all int) int {
 	if list.IsZero() {
 		return all
 	}
-	c.tensor("Rows", list, I32, 1, -1)
+	c.tensor(name, list, I32, 1, -1)
 	return list.Cols
 }
 
@@ -79,7 +79,7 @@ func extent(n int) string {
 // bytesOf counts each In and Out operand once, each InOut twice.
 func bytesOf(op Op) int64 {
 	var n int64
-	var buf [16]Operand
+	var buf [24]Operand
 	for _, o := range op.Operands(buf[:0]) {
 		b := int64(o.Len() * o.Type.Size())
 		if o.Role == InOut {

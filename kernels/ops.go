@@ -132,7 +132,7 @@ type LayerNorm struct {
 func (o *LayerNorm) Name() string { return "LayerNorm" }
 func (o *LayerNorm) Check() error {
 	c := checker{op: "LayerNorm"}
-	r, d := c.rows(o.Rows, o.X.Rows), o.X.Cols
+	r, d := c.rows("Rows", o.Rows, o.X.Rows), o.X.Cols
 	c.float("X", o.X, -1, -1)
 	c.tensor("Scale", o.Scale, F32, 1, d)
 	c.tensor("Shift", o.Shift, F32, 1, d)
@@ -167,7 +167,7 @@ type LayerNormGrad struct {
 func (o *LayerNormGrad) Name() string { return "LayerNormGrad" }
 func (o *LayerNormGrad) Check() error {
 	c := checker{op: "LayerNormGrad"}
-	r, d := c.rows(o.Rows, o.X.Rows), o.X.Cols
+	r, d := c.rows("Rows", o.Rows, o.X.Rows), o.X.Cols
 	c.float("X", o.X, -1, -1)
 	c.float("DY", o.DY, r, d)
 	c.tensor("Scale", o.Scale, F32, 1, d)
@@ -227,13 +227,16 @@ type Residual struct {
 func (o *Residual) Name() string { return "Residual" }
 func (o *Residual) Check() error {
 	c := checker{op: "Residual"}
-	r, d := c.rows(o.Rows, o.X.Rows), o.X.Cols
+	o.check(&c)
+	return c.err
+}
+func (o *Residual) check(c *checker) {
+	r, d := c.rows("Rows", o.Rows, o.X.Rows), o.X.Cols
 	c.float("X", o.X, -1, -1)
 	c.float("Y", o.Y, r, d)
 	c.optional("Gamma", o.Gamma, F32, 1, d)
 	c.optional("Keep", o.Keep, F32, 1, r)
 	c.float("Z", o.Z, o.X.Rows, d)
-	return c.err
 }
 func (o *Residual) FLOPs() int64 { return 3 * int64(o.Y.Len()) }
 func (o *Residual) Bytes() int64 { return bytesOf(o) }
@@ -257,7 +260,11 @@ type ResidualGrad struct {
 func (o *ResidualGrad) Name() string { return "ResidualGrad" }
 func (o *ResidualGrad) Check() error {
 	c := checker{op: "ResidualGrad"}
-	r, d := c.rows(o.Rows, o.DZ.Rows), o.DZ.Cols
+	o.check(&c)
+	return c.err
+}
+func (o *ResidualGrad) check(c *checker) {
+	r, d := c.rows("Rows", o.Rows, o.DZ.Rows), o.DZ.Cols
 	c.float("DZ", o.DZ, -1, -1)
 	c.optional("Gamma", o.Gamma, F32, 1, d)
 	c.optional("Keep", o.Keep, F32, 1, r)
@@ -266,13 +273,193 @@ func (o *ResidualGrad) Check() error {
 		c.tensor("DGamma", o.DGamma, F32, 1, d)
 		c.float("Y", o.Y, r, d)
 	}
-	return c.err
 }
 func (o *ResidualGrad) FLOPs() int64 { return 4 * int64(o.DY.Len()) }
 func (o *ResidualGrad) Bytes() int64 { return listed(bytesOf(o), o.DZ, o.Rows, 1) }
 func (o *ResidualGrad) Operands(l []Operand) []Operand {
 	return operands(l, Operand{"DZ", o.DZ, In}, Operand{"Rows", o.Rows, In}, Operand{"Y", o.Y, In}, Operand{"Gamma", o.Gamma, In},
 		Operand{"Keep", o.Keep, In}, Operand{"DY", o.DY, Out}, Operand{"DGamma", o.DGamma, InOut})
+}
+
+// ResidualNorm is a Residual and LayerNorms of its result as one op, which
+// does not read Z again: H = (Z − mean)·rstd ⊙ Scale + Shift row by row, with
+// rstd = 1/√(variance + Eps). With NormRows, which are distinct, row i of H
+// belongs to row NormRows[i] of Z. The rows of H fall into parts with scales
+// and shifts of their own: those of a block's experts.
+//
+// On every device the results are, to the bit, those of the Residual and of
+// the LayerNorms that [ResidualNorm.Norm] returns: the norm is that of Z as it
+// is stored.
+type ResidualNorm struct {
+	Residual
+	NormRows   Tensor // I32 [1, R2], optional (all: R2 = N)
+	H          Tensor // F32 or BF16 [R2, D], =
+	Mean, Rstd Tensor // [1, R2], =; both or neither
+	Eps        float32
+	Parts      [3]NormPart // the rows of H in order
+}
+
+// NormPart is a run of rows of a norm, possibly none.
+type NormPart struct {
+	Rows         int
+	Scale, Shift Tensor // [1, D]; optional where there are no rows
+}
+
+func (o *ResidualNorm) Name() string { return "ResidualNorm" }
+func (o *ResidualNorm) Check() error {
+	c := checker{op: "ResidualNorm"}
+	o.Residual.check(&c)
+	r, d := c.rows("NormRows", o.NormRows, o.Z.Rows), o.Z.Cols
+	c.float("H", o.H, r, d)
+	c.optional("Mean", o.Mean, F32, 1, r)
+	c.optional("Rstd", o.Rstd, F32, 1, r)
+	if o.Mean.IsZero() != o.Rstd.IsZero() {
+		c.fail("Mean without Rstd, or the reverse")
+	}
+	covered := 0
+	for i, p := range o.Parts {
+		switch {
+		case p.Rows < 0:
+			c.fail("Parts[%d] has %d rows", i, p.Rows)
+		case p.Rows > 0:
+			c.tensor(partNames[i].scale, p.Scale, F32, 1, d)
+			c.tensor(partNames[i].shift, p.Shift, F32, 1, d)
+		default:
+			c.optional(partNames[i].scale, p.Scale, F32, 1, d)
+			c.optional(partNames[i].shift, p.Shift, F32, 1, d)
+		}
+		covered += p.Rows
+	}
+	if covered != r {
+		c.fail("Parts have %d rows, H has %d", covered, r)
+	}
+	return c.err
+}
+func (o *ResidualNorm) FLOPs() int64 { return o.Residual.FLOPs() + 8*int64(o.H.Len()) }
+func (o *ResidualNorm) Bytes() int64 { return bytesOf(o) }
+func (o *ResidualNorm) Operands(l []Operand) []Operand {
+	l = operands(o.Residual.Operands(l), Operand{"NormRows", o.NormRows, In}, Operand{"H", o.H, Out},
+		Operand{"Mean", o.Mean, Out}, Operand{"Rstd", o.Rstd, Out})
+	for i, p := range o.Parts {
+		l = operands(l, Operand{partNames[i].scale, p.Scale, In}, Operand{partNames[i].shift, p.Shift, In})
+	}
+	return l
+}
+
+var partNames = [...]struct{ scale, shift, dscale, dshift string }{
+	{"Parts[0].Scale", "Parts[0].Shift", "Parts[0].DScale", "Parts[0].DShift"},
+	{"Parts[1].Scale", "Parts[1].Shift", "Parts[1].DScale", "Parts[1].DShift"},
+	{"Parts[2].Scale", "Parts[2].Shift", "Parts[2].DScale", "Parts[2].DShift"}}
+
+// Norm returns the LayerNorm of Parts[i] as an op of its own.
+func (o *ResidualNorm) Norm(i int) LayerNorm {
+	lo := 0
+	for _, p := range o.Parts[:i] {
+		lo += p.Rows
+	}
+	p := &o.Parts[i]
+	hi := lo + p.Rows
+	n := LayerNorm{X: o.Z, Rows: o.NormRows, Scale: p.Scale, Shift: p.Shift, Y: o.H.Slice(lo, hi), Eps: o.Eps}
+	if n.Rows.IsZero() {
+		n.X = n.X.Slice(lo, hi)
+	} else {
+		n.Rows = n.Rows.Columns(lo, hi)
+	}
+	if !o.Mean.IsZero() {
+		n.Mean, n.Rstd = o.Mean.Columns(lo, hi), o.Rstd.Columns(lo, hi)
+	}
+	return n
+}
+
+// ResidualNormGrad is the backward pass of ResidualNorm as one op, in which
+// DZ is the gradient of Z but for its norms: it adds what comes through these,
+// as LayerNormGrad with Accumulate does, and does what ResidualGrad does with
+// the sum. The row lists are distinct.
+type ResidualNormGrad struct {
+	ResidualGrad        // DZ is F32 and +=
+	Z            Tensor // F32 or BF16 [N, D]
+	NormRows     Tensor // I32 [1, R2], optional (all: R2 = N)
+	DH           Tensor // F32 or BF16 [R2, D]
+	Mean, Rstd   Tensor // [1, R2], as ResidualNorm wrote them
+	Parts        [3]NormGradPart
+}
+
+// NormGradPart is a NormPart's backward pass.
+type NormGradPart struct {
+	Rows           int
+	Scale          Tensor // [1, D]; optional where there are no rows
+	DScale, DShift Tensor // [1, D], +=; both or neither
+}
+
+func (o *ResidualNormGrad) Name() string { return "ResidualNormGrad" }
+func (o *ResidualNormGrad) Check() error {
+	c := checker{op: "ResidualNormGrad"}
+	o.ResidualGrad.check(&c)
+	n, d := o.DZ.Rows, o.DZ.Cols
+	r := c.rows("NormRows", o.NormRows, n)
+	c.tensor("DZ", o.DZ, F32, n, d)
+	c.float("Z", o.Z, n, d)
+	c.float("DH", o.DH, r, d)
+	c.tensor("Mean", o.Mean, F32, 1, r)
+	c.tensor("Rstd", o.Rstd, F32, 1, r)
+	covered := 0
+	for i, p := range o.Parts {
+		name := partNames[i]
+		switch {
+		case p.Rows < 0:
+			c.fail("Parts[%d] has %d rows", i, p.Rows)
+		case p.Rows > 0:
+			c.tensor(name.scale, p.Scale, F32, 1, d)
+		default:
+			c.optional(name.scale, p.Scale, F32, 1, d)
+		}
+		c.optional(name.dscale, p.DScale, F32, 1, d)
+		c.optional(name.dshift, p.DShift, F32, 1, d)
+		if p.DScale.IsZero() != p.DShift.IsZero() {
+			c.fail("%s without %s, or the reverse", name.dscale, name.dshift)
+		}
+		covered += p.Rows
+	}
+	if covered != r {
+		c.fail("Parts have %d rows, DH has %d", covered, r)
+	}
+	return c.err
+}
+func (o *ResidualNormGrad) FLOPs() int64 { return o.ResidualGrad.FLOPs() + 14*int64(o.DH.Len()) }
+
+// Bytes counts the rows of DZ that the norm has twice, and once as many as Y
+// has beyond these.
+func (o *ResidualNormGrad) Bytes() int64 {
+	n := listed(bytesOf(o), o.Z, o.NormRows, 1) - 2*int64(o.DZ.Len()*o.DZ.Type.Size())
+	return n + int64((2*o.DH.Rows+max(0, o.DY.Rows-o.DH.Rows))*o.DZ.Cols*o.DZ.Type.Size())
+}
+func (o *ResidualNormGrad) Operands(l []Operand) []Operand {
+	l = operands(l, Operand{"DZ", o.DZ, InOut}, Operand{"Rows", o.Rows, In}, Operand{"Y", o.Y, In}, Operand{"Gamma", o.Gamma, In},
+		Operand{"Keep", o.Keep, In}, Operand{"DY", o.DY, Out}, Operand{"DGamma", o.DGamma, InOut},
+		Operand{"Z", o.Z, In}, Operand{"NormRows", o.NormRows, In}, Operand{"DH", o.DH, In}, Operand{"Mean", o.Mean, In}, Operand{"Rstd", o.Rstd, In})
+	for i, p := range o.Parts {
+		name := partNames[i]
+		l = operands(l, Operand{name.scale, p.Scale, In}, Operand{name.dscale, p.DScale, InOut}, Operand{name.dshift, p.DShift, InOut})
+	}
+	return l
+}
+
+// Norm returns the LayerNormGrad of Parts[i] as an op of its own.
+func (o *ResidualNormGrad) Norm(i int) LayerNormGrad {
+	lo := 0
+	for _, p := range o.Parts[:i] {
+		lo += p.Rows
+	}
+	p := &o.Parts[i]
+	hi := lo + p.Rows
+	n := LayerNormGrad{X: o.Z, Rows: o.NormRows, DY: o.DH.Slice(lo, hi), Scale: p.Scale, Mean: o.Mean.Columns(lo, hi), Rstd: o.Rstd.Columns(lo, hi),
+		DX: o.DZ, DScale: p.DScale, DShift: p.DShift, Accumulate: true}
+	if n.Rows.IsZero() {
+		n.X, n.DX = n.X.Slice(lo, hi), n.DX.Slice(lo, hi)
+	} else {
+		n.Rows = n.Rows.Columns(lo, hi)
+	}
+	return n
 }
 
 // Gather computes Y[i] = Table[Index[i]], or += with Accumulate. A negative

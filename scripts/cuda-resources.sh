@@ -83,7 +83,7 @@ done | sort -k2,2 | awk '
     for (k = 1; k <= count; k++) {
       n = names[k]
       products = n ~ /^(gemm_bf16_|attention_bf16_|attention_bias_pairs_bf16)/
-      flat = image[n] ~ /^(adamw|elementwise|gather|layernorm|normalize|patchify|residual|dropout|gemm_finish)$/ && n !~ /^(fill|rows_)/ || n ~ /^(column|square)_partials$/ || n ~ /^(cross_entropy|contrast)$/
+      flat = image[n] ~ /^(adamw|elementwise|gather|layernorm|normalize|patchify|residual|residual_norm|residual_norm_grad|dropout|gemm_finish)$/ && n !~ /^(fill|rows_)/ || n ~ /^(column|square)_partials$/ || n ~ /^(cross_entropy|contrast)$/
       if (products || flat) printf "| `%s` | %d | %d | %d | %d | %d |\n", n, code[n, 4], code[n, 5], code[n, 6], code[n, 7], code[n, 8]
       if (products && !(code[n, 4] && code[n, 5] && code[n, 6])) { print n " lacks HMMA, LDGSTS.128 or LDSM" >"/dev/stderr"; bad = 1 }
       if (flat && !code[n, 7]) { print n " lacks LDG.128" >"/dev/stderr"; bad = 1 }

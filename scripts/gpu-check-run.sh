@@ -44,7 +44,7 @@ measure() {
 
 part info ./vlmo-train info
 if [ "$size" = small ]; then
-  part conformance ./conformance -test.run 'TestConformance$/^(LayerNorm|Gather|Copy)$' -test.v
+  part conformance ./conformance -test.run 'TestConformance$/^(LayerNorm|ResidualNorm|Gather|Copy)$' -test.v
   part parity ./vlmo-train verify --device cuda parity/text_mlm
   part parity-bf16 ./vlmo-train verify --device cuda --precision bf16 parity/text_mlm
   measure step -task small -image 32 -batch 2 -steps 1 -gemm 128

@@ -5,6 +5,7 @@ import (
 	"sort"
 
 	"vlmo-train/engine"
+	"vlmo-train/experts"
 	"vlmo-train/kernels"
 	"vlmo-train/layers"
 	"vlmo-train/rng"
@@ -139,23 +140,32 @@ func (m *Model) Encode(s *engine.Step, p *Phase, pixels kernels.Tensor, need []i
 		return layers.Node{}, fmt.Errorf("vlmo: the VL branch needs vision-language experts, this model has none")
 	}
 	top := unique(need)
-	for i, b := range m.blocks {
-		if i == m.VLStart && branch {
-			x = m.copyDual(s, p, x)
-		}
+	most := max(x.X.Rows, p.rows()) // in any block
+	if branch {
+		most += p.nDT + p.nDI
+	}
+	pass := func(i int) experts.Pass {
 		d := m.draw(s, p, i, branch && i >= m.VLStart)
 		var read []int // nil: all
 		if i == m.Depth-1 && m.TopRows && len(top) < d.rows {
 			read = top
 		}
-		pass := m.pass(s, &d, read)
+		q := m.pass(s, &d, read)
 		if i == 0 && !expand.IsZero() {
-			pass.Base, pass.Attention.Expand = expand, expand
+			q.Base, q.Attention.Expand = expand, expand
 		}
-		var err error
-		if x, err = b.Forward(s, x, pass); err != nil {
+		return q
+	}
+	first, err := 0, error(nil)
+	if branch {
+		if x, err = experts.Run(s, m.blocks[:m.VLStart], x, most, pass); err != nil {
 			return layers.Node{}, err
 		}
+		x, first = m.copyDual(s, p, x), m.VLStart
+	}
+	x, err = experts.Run(s, m.blocks[first:], x, most, func(i int) experts.Pass { return pass(first + i) })
+	if err != nil {
+		return layers.Node{}, err
 	}
 	x = m.norm.Apply(s, x)
 	index := make([]int32, len(need))

@@ -25,7 +25,8 @@ import (
 //   - what a result held before does not matter unless the op adds to it, and
 //     nothing is taken from gaps between rows: both hold NaNs,
 //   - the same op on the same bytes gives the same bits again,
-//   - the op and the slices in it may be reused as soon as Run returns.
+//   - the op and the slices in it may be reused as soon as Run returns,
+//   - ResidualNorm is, to the bit, the ops that it stands for.
 //
 // It also tests Alloc, Write, Read and the sticky error. With -test.short it
 // draws an eighth of the ops.
@@ -33,6 +34,47 @@ func Run(t *testing.T, open func() (kernels.Device, error)) {
 	t.Run("Device", func(t *testing.T) { testDevice(t, open) })
 	for _, s := range specs {
 		s.run(t, open)
+	}
+	t.Run("ResidualNormParts", func(t *testing.T) { testParts(t, open) })
+}
+
+// inParts runs a ResidualNorm as the ops that it stands for.
+type inParts struct{ kernels.Device }
+
+func (d inParts) Run(op kernels.Op) {
+	o := op.(*kernels.ResidualNorm)
+	add := o.Residual
+	d.Device.Run(&add)
+	for i := range o.Parts {
+		if o.Parts[i].Rows > 0 {
+			n := o.Norm(i)
+			d.Device.Run(&n)
+		}
+	}
+}
+
+func testParts(t *testing.T, open func() (kernels.Device, error)) {
+	dev, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range specs {
+		if s.op != "ResidualNorm" {
+			continue
+		}
+		for draw := range s.draws {
+			whole, err := play(dev, s, draw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts, err := play(inParts{dev}, s, draw)
+			if err != nil {
+				t.Fatalf("seed %d, in parts: %v", draw, err)
+			}
+			if _, err := compare(whole, parts, Limit{}); err != nil {
+				t.Errorf("seed %d: %s: %v", draw, whole.what, err)
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"vlmo-train/kernels"
@@ -204,13 +205,14 @@ func TestCoverage(t *testing.T) {
 		for name := range present {
 			optional := map[string]bool{"Gamma": true, "Keep": true, "DGamma": true, "DScale": true, "DShift": true,
 				"DLogits": true, "DDot": true, "DLogScale": true, "DTable": true, "Pre": true}[name] ||
-				name == "Bias" || name == "Rows" || name == "Queries" || name == "Sum" || name == "Half" || name == "Mean" && s.op == "LayerNorm" || name == "DX" && s.op == "SquaredError"
+				name == "Bias" || name == "Rows" || name == "Queries" || name == "Sum" || name == "Half" || name == "NormRows" || strings.HasPrefix(name, "Parts") ||
+				name == "Mean" && !strings.HasSuffix(s.op, "Grad") || name == "DX" && s.op == "SquaredError"
 			if optional && !absent[name] {
 				t.Errorf("%s: %s is always there", s.op, name)
 			}
 		}
 	}
-	for _, op := range []string{"MatMul", "ColumnSum", "LayerNorm", "LayerNormGrad", "Residual", "ResidualGrad", "Gather",
+	for _, op := range []string{"MatMul", "ColumnSum", "LayerNorm", "LayerNormGrad", "Residual", "ResidualNorm", "ResidualNormGrad", "ResidualGrad", "Gather",
 		"ScatterAdd", "Gelu", "Copy", "Attention", "AttentionGrad", "AdamW"} {
 		if !types[op] {
 			t.Errorf("%s: no draw has an operand of type bf16", op)

@@ -36,6 +36,8 @@ var specs = []spec{
 		}
 		return o
 	}},
+	{"ResidualNorm", 60, single, buildResidualNorm},
+	{"ResidualNormGrad", 60, Limit{Norm: 1e-5, Max: 1e-4, Floor: 1e-2}, buildResidualNormGrad},
 	{"ResidualGrad", 40, single, func(g *gen) kernels.Op {
 		n, d := g.extents()
 		list, r := g.list(n, false)
@@ -320,6 +322,35 @@ func (g *gen) shifted(r, d int) []float32 {
 	return x
 }
 
+func buildResidualNorm(g *gen) kernels.Op {
+	n, d := g.extents()
+	list, r := g.list(n, true)
+	rows, normed := g.list(n, true)
+	typ := g.float()
+	o := &kernels.ResidualNorm{NormRows: rows, Eps: g.eps(d)}
+	o.Residual = kernels.Residual{X: g.putAs(typ, n, d, g.shifted(n, d)), Rows: list, Y: g.normalAs(g.float(), r, d),
+		Gamma: g.maybe(1, d, true), Keep: g.keep(r)}
+	if o.Z = g.over(o.X); g.oneIn(3) {
+		o.Z = g.outAs(g.float(), n, d)
+	}
+	// Z may be rounded to either neighbour, which the limits of H allow for
+	// only if it is rounded too.
+	half := g.float()
+	if o.Z.Type == kernels.BF16 {
+		half = kernels.BF16
+	}
+	o.H = g.outAs(half, normed, d)
+	if g.oneIn(2) {
+		o.Mean, o.Rstd = g.out(1, normed), g.out(1, normed)
+	}
+	for i, m := range g.parts(normed) {
+		if o.Parts[i].Rows = m; m > 0 || g.oneIn(2) {
+			o.Parts[i].Scale, o.Parts[i].Shift = g.normal(1, d), g.normal(1, d)
+		}
+	}
+	return o
+}
+
 func buildMatMul(g *gen) kernels.Op {
 	m, n, k := g.rows(), g.size(), g.rows()
 	switch g.IntN(8) { // beyond the blocks that kernels cut matrices into
@@ -372,6 +403,20 @@ func buildMatMul(g *gen) kernels.Op {
 
 func buildLayerNormGrad(g *gen) kernels.Op {
 	n, d := g.extents()
+	x, list, mean, rstd := g.normalised(n, d)
+	r := mean.Cols
+	o := &kernels.LayerNormGrad{X: x, Rows: list, DY: g.normalAs(g.float(), r, d), Scale: g.normal(1, d),
+		Mean: mean, Rstd: rstd, Accumulate: g.oneIn(2)}
+	o.DX = g.result(n, d, o.Accumulate)
+	if g.oneIn(2) {
+		o.DScale, o.DShift = g.normal(1, d), g.normal(1, d)
+	}
+	return o
+}
+
+// normalised draws the input of a LayerNorm, the rows that it treats, and their
+// statistics.
+func (g *gen) normalised(n, d int) (in, list, means, rstds kernels.Tensor) {
 	eps := float64(g.eps(d))
 	x, typ := g.shifted(n, d), g.float()
 	if typ == kernels.BF16 {
@@ -399,13 +444,37 @@ func buildLayerNormGrad(g *gen) kernels.Op {
 		}
 		mean[i], rstd[i] = float32(m), float32(1/math.Sqrt(v+eps))
 	}
-	o := &kernels.LayerNormGrad{X: g.putAs(typ, n, d, x), Rows: list, DY: g.normalAs(g.float(), r, d), Scale: g.normal(1, d),
-		Mean: g.put(1, r, mean), Rstd: g.put(1, r, rstd), Accumulate: g.oneIn(2)}
-	o.DX = g.result(n, d, o.Accumulate)
-	if g.oneIn(2) {
-		o.DScale, o.DShift = g.normal(1, d), g.normal(1, d)
+	return g.putAs(typ, n, d, x), list, g.put(1, r, mean), g.put(1, r, rstd)
+}
+
+func buildResidualNormGrad(g *gen) kernels.Op {
+	n, d := g.extents()
+	list, r := g.list(n, true)
+	o := &kernels.ResidualNormGrad{}
+	o.ResidualGrad = kernels.ResidualGrad{DZ: g.normal(n, d), Rows: list, Gamma: g.maybe(1, d, true), Keep: g.keep(r),
+		DY: g.outAs(g.float(), r, d), DGamma: g.maybe(1, d, true)}
+	if !o.DGamma.IsZero() || g.oneIn(3) {
+		o.Y = g.normalAs(g.float(), r, d)
+	}
+	o.Z, o.NormRows, o.Mean, o.Rstd = g.normalised(n, d)
+	o.DH = g.normalAs(g.float(), o.Mean.Cols, d)
+	for i, m := range g.parts(o.Mean.Cols) {
+		p := &o.Parts[i]
+		if p.Rows = m; m > 0 || g.oneIn(2) {
+			p.Scale = g.normal(1, d)
+		}
+		if g.oneIn(2) {
+			p.DScale, p.DShift = g.normal(1, d), g.normal(1, d)
+		}
 	}
 	return o
+}
+
+// parts cuts n rows into parts, often empty ones.
+func (g *gen) parts(n int) [3]int {
+	a, b := g.pick(0, n, g.IntN(n+1)), g.pick(0, n, g.IntN(n+1))
+	a, b = min(a, b), max(a, b)
+	return [...]int{a, b - a, n - b}
 }
 
 // attention draws an Attention. Rows that belong to no sequence hold NaNs.

@@ -396,3 +396,29 @@ func BenchmarkRows(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkResidualNorm has the rows of VLMo-Base: the op, its backward pass,
+// and the ops that they stand for.
+func BenchmarkResidualNorm(b *testing.B) {
+	const r, d = 4096, 768
+	each(b, func(b *testing.B, l *lab) {
+		for _, typ := range []kernels.DType{kernels.F32, kernels.BF16} {
+			as := func() kernels.Tensor {
+				y := l.tensor(typ, r, d)
+				l.run(&kernels.Copy{X: l.normal(r, d), Y: y})
+				return y
+			}
+			v := func() kernels.Tensor { return l.normal(1, d) }
+			f := &kernels.ResidualNorm{Residual: kernels.Residual{X: l.normal(r, d), Y: as(), Gamma: v(), Z: l.normal(r, d)}, H: as(),
+				Mean: l.normal(1, r), Rstd: l.normal(1, r), Eps: 1e-6, Parts: [3]kernels.NormPart{{Rows: r, Scale: v(), Shift: v()}}}
+			norm := f.Norm(0)
+			b.Run(typ.String()+"/Forward/One", func(b *testing.B) { bench(b, l, f) })
+			b.Run(typ.String()+"/Forward/Two", func(b *testing.B) { bench(b, l, &f.Residual, &norm) })
+			g := &kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: l.normal(r, d), Y: f.Y, Gamma: f.Gamma, DY: as(), DGamma: v()},
+				Z: f.Z, DH: f.H, Mean: f.Mean, Rstd: f.Rstd, Parts: [3]kernels.NormGradPart{{Rows: r, Scale: v(), DScale: v(), DShift: v()}}}
+			normGrad := g.Norm(0)
+			b.Run(typ.String()+"/Backward/One", func(b *testing.B) { bench(b, l, g) })
+			b.Run(typ.String()+"/Backward/Two", func(b *testing.B) { bench(b, l, &normGrad, &g.ResidualGrad) })
+		}
+	})
+}

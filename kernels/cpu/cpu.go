@@ -224,9 +224,17 @@ func (d *device) Run(op kernels.Op) {
 		if d.indices("Residual", "row", o.Rows.I32(), 0, o.X.Rows) {
 			d.residual((*residual)(o))
 		}
+	case *kernels.ResidualNorm:
+		if d.indices("ResidualNorm", "row", o.Rows.I32(), 0, o.X.Rows) && d.indices("ResidualNorm", "row of the norm", o.NormRows.I32(), 0, o.X.Rows) {
+			d.residualNorm((*residualNorm)(o))
+		}
 	case *kernels.ResidualGrad:
 		if d.indices("ResidualGrad", "row", o.Rows.I32(), 0, o.DZ.Rows) {
 			d.residualGrad((*residualGrad)(o))
+		}
+	case *kernels.ResidualNormGrad:
+		if d.indices("ResidualNormGrad", "row", o.Rows.I32(), 0, o.DZ.Rows) && d.indices("ResidualNormGrad", "row of the norm", o.NormRows.I32(), 0, o.DZ.Rows) {
+			d.residualNormGrad((*residualNormGrad)(o))
 		}
 	case *kernels.Gather:
 		if d.indices("Gather", "index", o.Index.I32(), -1<<31, o.Table.Rows) {

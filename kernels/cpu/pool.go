@@ -38,6 +38,8 @@ type shared struct {
 	next    []int32   // of Residual: the row of Y by row of X, or nil
 	index   []int32   // room for next
 	values  []float32 // of Patchify: what stands for each byte
+	// Of ResidualNorm: the row of H by row of Z, or nil; and room for it.
+	normNext, normIndex []int32
 	// chunk is the number of sequences in one unit of attention.
 	chunk   int
 	split   split

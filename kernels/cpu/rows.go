@@ -8,27 +8,29 @@ import (
 )
 
 type (
-	columnSum     kernels.ColumnSum
-	layerNorm     kernels.LayerNorm
-	layerNormGrad kernels.LayerNormGrad
-	residual      kernels.Residual
-	residualGrad  kernels.ResidualGrad
-	gather        kernels.Gather
-	scatterAdd    kernels.ScatterAdd
-	patchify      kernels.Patchify
-	dropout       kernels.Dropout
-	tanh          kernels.Tanh
-	tanhGrad      kernels.TanhGrad
-	gelu          kernels.Gelu
-	geluGrad      kernels.GeluGrad
-	copyTo        kernels.Copy
-	addScaled     kernels.AddScaled
-	fill          kernels.Fill
-	normalize     kernels.Normalize
-	normalizeGrad kernels.NormalizeGrad
-	argMax        kernels.ArgMax
-	sumSquares    kernels.SumSquares
-	adamW         kernels.AdamW
+	columnSum        kernels.ColumnSum
+	residualNormGrad kernels.ResidualNormGrad
+	layerNorm        kernels.LayerNorm
+	layerNormGrad    kernels.LayerNormGrad
+	residual         kernels.Residual
+	residualNorm     kernels.ResidualNorm
+	residualGrad     kernels.ResidualGrad
+	gather           kernels.Gather
+	scatterAdd       kernels.ScatterAdd
+	patchify         kernels.Patchify
+	dropout          kernels.Dropout
+	tanh             kernels.Tanh
+	tanhGrad         kernels.TanhGrad
+	gelu             kernels.Gelu
+	geluGrad         kernels.GeluGrad
+	copyTo           kernels.Copy
+	addScaled        kernels.AddScaled
+	fill             kernels.Fill
+	normalize        kernels.Normalize
+	normalizeGrad    kernels.NormalizeGrad
+	argMax           kernels.ArgMax
+	sumSquares       kernels.SumSquares
+	adamW            kernels.AdamW
 )
 
 // combine adds rows of partial sums, at a distance of stride, to y in order.
@@ -105,47 +107,90 @@ func (o *layerNormGrad) do(w *worker, u int) {
 }
 
 // residual goes through the rows of Z; a list of rows is ascending or not, so
-// the rows of a unit are looked up in next, the row of Y by row of X.
+// the rows of a unit are looked up in next.
 func (d *device) residual(o *residual) {
-	d.shared.next = nil
-	if !o.Rows.IsZero() {
-		next := growInts(&d.shared.index, o.X.Rows)
-		for i := range next {
-			next[i] = -1
-		}
-		for i, r := range o.Rows.I32() {
-			next[r] = int32(i)
-		}
-		d.shared.next = next
-	}
+	d.shared.next = invert(&d.shared.index, o.Rows, o.X.Rows)
 	d.rows(o, o.X)
+}
+
+// invert returns the place in list of each of n rows, −1 for none, in the
+// memory of buf; nil where the list is absent.
+func invert(buf *[]int32, list kernels.Tensor, n int) []int32 {
+	if list.IsZero() {
+		return nil
+	}
+	at := growInts(buf, n)
+	for i := range at {
+		at[i] = -1
+	}
+	for i, r := range list.I32() {
+		at[r] = int32(i)
+	}
+	return at
+}
+
+// place returns the place of row r by what invert returned.
+func place(at []int32, r int) int {
+	if at == nil {
+		return r
+	}
+	return int(at[r])
 }
 
 func (o *residual) do(w *worker, u int) {
 	x, y, z := w.view(o.X, 0), w.view(o.Y, 1), w.view(o.Z, 2)
-	gamma, keep := o.Gamma.F32(), o.Keep.F32()
 	lo, hi := span(x.rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
-		i := r
-		if w.next != nil {
-			i = int(w.next[r])
-		}
-		to := z.fresh(r)
+		o.row(w, &x, &y, &z, r)
+	}
+}
+
+// row computes row r of Z.
+func (o *residual) row(w *worker, x, y, z *matrix, r int) {
+	gamma, keep := o.Gamma.F32(), o.Keep.F32()
+	i, to := place(w.next, r), z.fresh(r)
+	k := float32(1)
+	if keep != nil && i >= 0 {
+		k = keep[i]
+	}
+	switch {
+	case i < 0:
+		copy(to, x.row(r))
+	case gamma != nil:
+		w.mulAdd(to, x.row(r), y.row(i), gamma, k)
+	default:
+		w.scaleAdd(to, y.row(i), x.row(r), k)
+	}
+	z.put(r)
+}
+
+func (d *device) residualNorm(o *residualNorm) {
+	d.shared.next = invert(&d.shared.index, o.Rows, o.X.Rows)
+	d.shared.normNext = invert(&d.shared.normIndex, o.NormRows, o.X.Rows)
+	d.rows(o, o.X)
+}
+
+// do computes a row of Z and its norm while it is in the cache.
+func (o *residualNorm) do(w *worker, u int) {
+	x, y, z, h := w.view(o.X, 0), w.view(o.Y, 1), w.view(o.Z, 2), w.view(o.H, 3)
+	add, mean, rstd := (*residual)(&o.Residual), o.Mean.F32(), o.Rstd.F32()
+	lo, hi := span(x.rows, u, rowsPerUnit(o.X))
+	for r := lo; r < hi; r++ {
+		add.row(w, &x, &y, &z, r)
+		i := place(w.normNext, r)
 		if i < 0 {
-			copy(to, x.row(r))
-			z.put(r)
 			continue
 		}
-		k := float32(1)
-		if keep != nil {
-			k = keep[i]
+		p, first := 0, 0
+		for i >= first+o.Parts[p].Rows {
+			first += o.Parts[p].Rows
+			p++
 		}
-		if gamma != nil {
-			w.mulAdd(to, x.row(r), y.row(i), gamma, k)
-		} else {
-			w.scaleAdd(to, y.row(i), x.row(r), k)
+		m, s := w.isa.layerNorm(h.fresh(i), z.row(r), o.Parts[p].Scale.F32(), o.Parts[p].Shift.F32(), o.Eps)
+		h.put(i)
+		if mean != nil {
+			mean[i], rstd[i] = m, s
 		}
-		z.put(r)
 	}
 }
 
@@ -166,7 +211,6 @@ func (d *device) residualGrad(o *residualGrad) {
 func (o *residualGrad) do(w *worker, u int) {
 	dz, dy := w.view(o.DZ, 0), w.view(o.DY, 1)
 	at := linesOf(o.Rows, dz.rows)
-	gamma, keep := o.Gamma.F32(), o.Keep.F32()
 	var y matrix
 	var dgamma []float32
 	if !o.DGamma.IsZero() {
@@ -175,20 +219,88 @@ func (o *residualGrad) do(w *worker, u int) {
 	}
 	lo, hi := span(dy.rows, u, reduceRows)
 	for i := lo; i < hi; i++ {
-		k := float32(1)
-		if keep != nil {
-			k = keep[i]
+		o.row(w, dz.row(at.at(i)), &y, &dy, dgamma, i)
+	}
+}
+
+// row computes row i of DY from its row of DZ, and adds to dgamma where that
+// is given.
+func (o *residualGrad) row(w *worker, dz []float32, y, dy *matrix, dgamma []float32, i int) {
+	gamma, k := o.Gamma.F32(), float32(1)
+	if !o.Keep.IsZero() {
+		k = o.Keep.F32()[i]
+	}
+	if dgamma != nil {
+		w.mulAcc(dgamma, dz, y.row(i), k)
+	}
+	if gamma != nil {
+		w.mul(dy.fresh(i), dz, gamma, k)
+	} else {
+		w.scale(dy.fresh(i), dz, k)
+	}
+	dy.put(i)
+}
+
+// sums returns how many sums over rows the op takes before those of part p:
+// those of Gamma, and of Scale and Shift of each part with rows.
+func (o *residualNormGrad) sums(p int) int {
+	n := 1
+	for _, q := range o.Parts[:p] {
+		if q.Rows > 0 {
+			n += 2
 		}
-		from := dz.row(at.at(i))
-		if dgamma != nil {
-			w.mulAcc(dgamma, from, y.row(i), k)
+	}
+	return n
+}
+
+// residualNormGrad goes through the rows of DZ.
+func (d *device) residualNormGrad(o *residualNormGrad) {
+	n, cols := blocks(o.DZ.Rows, reduceRows), o.DZ.Cols
+	if n == 0 || cols == 0 {
+		return
+	}
+	d.shared.next = invert(&d.shared.index, o.Rows, o.DZ.Rows)
+	d.shared.normNext = invert(&d.shared.normIndex, o.NormRows, o.DZ.Rows)
+	stride := o.sums(len(o.Parts)) * cols
+	part := d.zeros(n * stride)
+	d.each(o, n, o.DZ.Len())
+	if !o.DGamma.IsZero() {
+		d.combine(o.DGamma.F32(), part, stride)
+	}
+	for i, p := range o.Parts {
+		if at := o.sums(i) * cols; p.Rows > 0 && !p.DScale.IsZero() {
+			d.combine(p.DScale.F32(), part[at:], stride)
+			d.combine(p.DShift.F32(), part[at+cols:], stride)
 		}
-		if gamma != nil {
-			w.mul(dy.fresh(i), from, gamma, k)
-		} else {
-			w.scale(dy.fresh(i), from, k)
+	}
+}
+
+func (o *residualNormGrad) do(w *worker, u int) {
+	z, dh, dz, dy := w.view(o.Z, 0), w.view(o.DH, 1), view(o.DZ), w.view(o.DY, 2)
+	mean, rstd := o.Mean.F32(), o.Rstd.F32()
+	stride := o.sums(len(o.Parts)) * dz.cols
+	part := w.part[u*stride:][:stride]
+	var y matrix
+	var dgamma []float32
+	if !o.DGamma.IsZero() {
+		y, dgamma = w.view(o.Y, 3), part[:dz.cols]
+	}
+	tmp := w.scratch(dz.cols)
+	lo, hi := span(dz.rows, u, reduceRows)
+	for r := lo; r < hi; r++ {
+		if i := place(w.normNext, r); i >= 0 {
+			p, first := 0, 0
+			for i >= first+o.Parts[p].Rows {
+				first += o.Parts[p].Rows
+				p++
+			}
+			at := o.sums(p) * dz.cols
+			w.isa.layerNormGrad(tmp, dh.row(i), z.row(r), o.Parts[p].Scale.F32(), part[at:][:dz.cols], part[at+dz.cols:][:dz.cols], mean[i], rstd[i])
+			w.add(dz.row(r), tmp)
 		}
-		dy.put(i)
+		if i := place(w.next, r); i >= 0 {
+			(*residualGrad)(&o.ResidualGrad).row(w, dz.row(r), &y, &dy, dgamma, i)
+		}
 	}
 }
 

@@ -237,19 +237,34 @@ func TestFaults(t *testing.T) {
 	if noDriver() {
 		t.Skip("no driver")
 	}
-	for code, build := range map[int]func(x, s, loss kernels.Tensor, index kernels.Tensor) kernels.Op{
-		faultRows: func(x, s, _, index kernels.Tensor) kernels.Op {
+	for _, c := range []struct {
+		code  int
+		build func(x, s, loss, index kernels.Tensor) kernels.Op
+	}{
+		{faultRows, func(x, s, _, index kernels.Tensor) kernels.Op {
 			return &kernels.LayerNorm{X: x, Rows: index, Scale: s, Shift: s, Y: x}
-		},
-		faultIndex: func(x, _, _, index kernels.Tensor) kernels.Op {
+		}},
+		{faultRows, func(x, s, _, index kernels.Tensor) kernels.Op {
+			h := x
+			h.Offset += 32
+			return &kernels.ResidualNorm{Residual: kernels.Residual{X: x, Y: x, Z: x}, NormRows: index, H: h, Parts: [3]kernels.NormPart{{Rows: 2, Scale: s, Shift: s}}}
+		}},
+		{faultRows, func(x, s, _, index kernels.Tensor) kernels.Op {
+			at := func(offset, rows, cols int) kernels.Tensor {
+				return kernels.Matrix(x.Mem, offset, kernels.F32, rows, cols)
+			}
+			return &kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: x, DY: at(32, 2, 4)}, Z: at(160, 2, 4), NormRows: index, DH: at(192, 2, 4),
+				Mean: at(224, 1, 2), Rstd: at(232, 1, 2), Parts: [3]kernels.NormGradPart{{Rows: 2, Scale: s}}}
+		}},
+		{faultIndex, func(x, _, _, index kernels.Tensor) kernels.Op {
 			return &kernels.Gather{Table: x, Index: index, Y: x}
-		},
-		faultLabel: func(x, _, loss, index kernels.Tensor) kernels.Op {
+		}},
+		{faultLabel, func(x, _, loss, index kernels.Tensor) kernels.Op {
 			return &kernels.CrossEntropy{Logits: x, Label: index, Loss: loss}
-		},
-		faultPositive: func(x, s, loss, index kernels.Tensor) kernels.Op {
+		}},
+		{faultPositive, func(x, s, loss, index kernels.Tensor) kernels.Op {
 			return &kernels.Contrast{Dot: x, LogScale: loss, RowGroup: index, ColGroup: kernels.Tensor{Mem: s.Mem, Type: kernels.I32, Rows: 1, Cols: 4, Stride: 4}, Loss: loss}
-		},
+		}},
 	} {
 		d := open(t)
 		m, err := d.Alloc(256)
@@ -258,9 +273,9 @@ func TestFaults(t *testing.T) {
 		}
 		index := kernels.Matrix(m, 128, kernels.I32, 1, 2)
 		d.Write(index, []int32{0, 7})
-		d.Run(build(kernels.Matrix(m, 0, kernels.F32, 2, 4), kernels.Matrix(m, 64, kernels.F32, 1, 4), kernels.Matrix(m, 96, kernels.F32, 1, 1), index))
-		if err := d.Sync(); err == nil || !strings.Contains(err.Error(), faults[code]) {
-			t.Errorf("fault %d: %v, want %q", code, err, faults[code])
+		d.Run(c.build(kernels.Matrix(m, 0, kernels.F32, 2, 4), kernels.Matrix(m, 64, kernels.F32, 1, 4), kernels.Matrix(m, 96, kernels.F32, 1, 1), index))
+		if err := d.Sync(); err == nil || !strings.Contains(err.Error(), faults[c.code]) {
+			t.Errorf("fault %d: %v, want %q", c.code, err, faults[c.code])
 		}
 	}
 }

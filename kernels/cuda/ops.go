@@ -140,8 +140,12 @@ func (d *device) dispatch(op kernels.Op) {
 		d.layerNormGrad(o)
 	case *kernels.Residual:
 		d.residual(o)
+	case *kernels.ResidualNorm:
+		d.residualNorm(o)
 	case *kernels.ResidualGrad:
 		d.residualGrad(o)
+	case *kernels.ResidualNormGrad:
+		d.residualNormGrad(o)
 	case *kernels.Gather:
 		d.gather(o)
 	case *kernels.ScatterAdd:
@@ -260,13 +264,8 @@ func (d *device) residual(o *kernels.Residual) {
 		if o.Z == o.X { // the other rows are in place
 			rows = list.Cols
 		} else {
-			from = d.reserve(&d.scratch, 4*rows)
-			d.start(d.kernel("rows_clear", dim{ceil(rows, threads), 1, 1}, dim{threads, 1, 1}).ptr(from).int(rows))
-			if list.Cols > 0 {
-				l := d.kernel("rows_invert", dim{ceil(list.Cols, threads), 1, 1}, dim{threads, 1, 1}).
-					vector(list).ptr(from).int(list.Cols, rows)
-				d.start(d.faultArgs(l, faultRows))
-			}
+			_, at := d.inverted(rows, 0, list)
+			from = at[0]
 			list = kernels.Tensor{}
 		}
 	}
@@ -276,6 +275,53 @@ func (d *device) residual(o *kernels.Residual) {
 	l := d.elementwise("residual", rows, n).tensor(o.X).ptr(from).vector(list).tensor(o.Y).vector(o.Gamma).vector(o.Keep).
 		tensor(o.Z).int(rows, n, o.X.Rows)
 	d.start(d.faultArgs(l, faultRows))
+}
+
+// inverted returns extra bytes of scratch memory, and the addresses in it of the
+// place in each list of each of n rows, −1 for none; 0 where the list is absent.
+func (d *device) inverted(n, extra int, lists ...kernels.Tensor) (first uintptr, at [2]uintptr) {
+	count := 0
+	for _, list := range lists {
+		if !list.IsZero() {
+			count++
+		}
+	}
+	if extra+count == 0 {
+		return 0, at
+	}
+	first = d.reserve(&d.scratch, extra+4*count*n)
+	if count == 0 {
+		return first, at
+	}
+	next := first + uintptr(extra)
+	d.start(d.kernel("rows_clear", dim{ceil(count*n, threads), 1, 1}, dim{threads, 1, 1}).ptr(next).int(count * n))
+	for i, list := range lists {
+		if list.IsZero() {
+			continue
+		}
+		at[i] = next
+		if list.Cols > 0 {
+			l := d.kernel("rows_invert", dim{ceil(list.Cols, threads), 1, 1}, dim{threads, 1, 1}).
+				vector(list).ptr(next).int(list.Cols, n)
+			d.start(d.faultArgs(l, faultRows))
+		}
+		next += uintptr(4 * n)
+	}
+	return first, at
+}
+
+func (d *device) residualNorm(o *kernels.ResidualNorm) {
+	r, n := o.X.Rows, o.X.Cols
+	if r*n == 0 {
+		return
+	}
+	_, at := d.inverted(r, 0, o.Rows, o.NormRows)
+	l := d.rowKernel("residual_norm", r, n, r).tensor(o.X).ptr(at[0]).tensor(o.Y).vector(o.Gamma).vector(o.Keep).
+		tensor(o.Z).ptr(at[1]).tensor(o.H).vector(o.Mean).vector(o.Rstd)
+	for _, p := range o.Parts {
+		l.vector(p.Scale).vector(p.Shift)
+	}
+	d.start(l.int(o.Parts[0].Rows, o.Parts[0].Rows+o.Parts[1].Rows, r, n).float(o.Eps))
 }
 
 func (d *device) residualGrad(o *kernels.ResidualGrad) {
@@ -293,6 +339,60 @@ func (d *device) residualGrad(o *kernels.ResidualGrad) {
 	d.start(d.faultArgs(l, faultRows))
 	if partial != 0 {
 		d.finishColumns(partial, n, groups, o.DGamma)
+	}
+}
+
+func (d *device) residualNormGrad(o *kernels.ResidualNormGrad) {
+	rows, n := o.DZ.Rows, o.DZ.Cols
+	if rows*n == 0 {
+		return
+	}
+	// The blocks of each part, and of the rows without a norm.
+	work := [4]int{o.Parts[0].Rows, o.Parts[1].Rows, o.Parts[2].Rows}
+	if o.DY.Rows > 0 {
+		work[3] = rows - o.DH.Rows
+	}
+	all := work[0] + work[1] + work[2] + work[3]
+	sums := !o.DGamma.IsZero()
+	var end [5]int
+	for i, w := range work {
+		end[i+1] = end[i] + min(ceil(w, 2*groupRows), max(1, maxGroups*w/max(1, all)))
+		sums = sums || i < 3 && w > 0 && !o.Parts[i].DScale.IsZero()
+	}
+	if end[4] == 0 {
+		return
+	}
+	extra := 0
+	if sums {
+		extra = 4 * 3 * end[4] * n
+	}
+	partial, at := d.inverted(rows, extra, o.Rows, o.NormRows)
+	if !sums {
+		partial = 0
+	}
+	var y kernels.Tensor
+	if !o.DGamma.IsZero() {
+		y = o.Y
+	}
+	l := d.rowKernel("residual_norm_grad", rows, n, end[4])
+	l.grid.x = end[4]
+	l.tensor(o.Z).vector(o.NormRows).ptr(at[1]).tensor(o.DH).vector(o.Mean).vector(o.Rstd)
+	for _, p := range o.Parts {
+		l.vector(p.Scale)
+	}
+	d.start(l.tensor(o.DZ).ptr(at[0]).tensor(y).vector(o.Gamma).vector(o.Keep).tensor(o.DY).ptr(partial).
+		int(end[1:4]...).int(work[0], work[0]+work[1], o.DH.Rows, rows, n))
+	if !sums {
+		return
+	}
+	for i, p := range o.Parts {
+		if from := partial + uintptr(4*3*n*end[i]); p.Rows > 0 && !p.DScale.IsZero() {
+			d.finishColumns(from, 3*n, end[i+1]-end[i], p.DScale)
+			d.finishColumns(from+uintptr(4*n), 3*n, end[i+1]-end[i], p.DShift)
+		}
+	}
+	if !o.DGamma.IsZero() {
+		d.finishColumns(partial+uintptr(4*2*n), 3*n, end[4], o.DGamma)
 	}
 }
 

@@ -69,17 +69,55 @@ func (g *traffic) index(n int, f func(i int) int) kernels.Tensor {
 	return x
 }
 
+// residualNorm is what joins the halves of a block of text and image experts.
+func (g *traffic) residualNorm(n, c int, rows, normRows kernels.Tensor) *kernels.ResidualNorm {
+	r, normed := n, n
+	var keep kernels.Tensor
+	if !rows.IsZero() {
+		r, keep = rows.Cols, g.f32(1, rows.Cols)
+	}
+	if !normRows.IsZero() {
+		normed = normRows.Cols
+	}
+	o := &kernels.ResidualNorm{Residual: kernels.Residual{X: g.f32(n, c), Rows: rows, Y: g.b16(r, c), Gamma: g.f32(1, c), Keep: keep, Z: g.f32(n, c)},
+		NormRows: normRows, H: g.b16(normed, c), Mean: g.f32(1, normed), Rstd: g.f32(1, normed), Eps: 1e-6}
+	o.Parts[0] = kernels.NormPart{Rows: normed / 5, Scale: g.f32(1, c), Shift: g.f32(1, c)}
+	o.Parts[2] = kernels.NormPart{Rows: normed - normed/5, Scale: g.f32(1, c), Shift: g.f32(1, c)}
+	return o
+}
+
+// residualNormGrad is the backward pass of residualNorm.
+func (g *traffic) residualNormGrad(n, c int, rows, normRows kernels.Tensor) *kernels.ResidualNormGrad {
+	f := g.residualNorm(n, c, rows, normRows)
+	r := f.Y.Rows
+	o := &kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: f.X, Rows: rows, Y: f.Y, Gamma: f.Gamma, Keep: f.Keep, DY: g.b16(r, c), DGamma: g.f32(1, c)},
+		Z: f.Z, NormRows: normRows, DH: f.H, Mean: f.Mean, Rstd: f.Rstd}
+	for i, p := range f.Parts {
+		o.Parts[i] = kernels.NormGradPart{Rows: p.Rows, Scale: p.Scale}
+		if p.Rows > 0 {
+			o.Parts[i].DScale, o.Parts[i].DShift = g.f32(1, c), g.f32(1, c)
+		}
+	}
+	return o
+}
+
 const (
 	trafficRows  = 2 * (40 + 197) // two samples of text and image
 	trafficCols  = 768
 	trafficHeads = 2 // of 64 columns, which is enough for attention
 )
 
+// memoryLists returns two lists of rows: four samples in five, and others.
+func memoryLists(g *traffic) (list, other kernels.Tensor) {
+	const n = trafficRows
+	return g.index(n-n/5, func(i int) int { return i + i/4 }), g.index(n-n/6, func(i int) int { return i + (i+2)/5 })
+}
+
 // memoryBound lists the ops whose time is that of their traffic.
 func memoryBound(g *traffic) []kernels.Op {
 	const n, c, ffn, words = trafficRows, trafficCols, 3072, 30522
 	f, h := g.f32, g.b16
-	list := g.index(n-n/5, func(i int) int { return i + i/4 }) // four samples in five
+	list, other := memoryLists(g)
 	logits, pixels := f(24, words), f(2, 3*224*224)
 	residual, grad := f(n, c), f(n, c)
 	return []kernels.Op{
@@ -90,6 +128,10 @@ func memoryBound(g *traffic) []kernels.Op {
 		&kernels.LayerNormGrad{X: residual, Rows: list, DY: h(list.Cols, c), Scale: f(1, c), Mean: f(1, list.Cols), Rstd: f(1, list.Cols), DX: grad, DScale: f(1, c), DShift: f(1, c), Accumulate: true},
 		&kernels.Residual{X: residual, Y: h(n, c), Gamma: f(1, c), Z: f(n, c)},
 		&kernels.Residual{X: residual, Rows: list, Y: h(list.Cols, c), Gamma: f(1, c), Keep: f(1, list.Cols), Z: f(n, c)},
+		g.residualNorm(n, c, kernels.Tensor{}, kernels.Tensor{}),
+		g.residualNorm(n, c, list, other),
+		g.residualNormGrad(n, c, kernels.Tensor{}, kernels.Tensor{}),
+		g.residualNormGrad(n, c, list, other),
 		&kernels.ResidualGrad{DZ: grad, Y: h(n, c), Gamma: f(1, c), DY: h(n, c), DGamma: f(1, c)},
 		&kernels.ResidualGrad{DZ: grad, Rows: list, Y: h(list.Cols, c), Gamma: f(1, c), Keep: f(1, list.Cols), DY: h(list.Cols, c), DGamma: f(1, c)},
 		&kernels.Gather{Table: residual, Index: list, Y: f(list.Cols, c)},
@@ -164,6 +206,43 @@ func TestTraffic(t *testing.T) {
 		}
 		if worst > limit {
 			t.Errorf("%s asks for %.2f × the bytes of %s", op.Name(), worst, name)
+		}
+	}
+}
+
+// ResidualNorm and its backward pass move less than the ops that they stand for
+// by a reading of the rows of Z that are normed, or by most of a reading of those
+// of DZ that Y has.
+func TestResidualNormTraffic(t *testing.T) {
+	if noDriver() || !emu.Present() {
+		t.Skip("the driver does not count")
+	}
+	const n, c = trafficRows, trafficCols
+	g := &traffic{t, open(t), rng.New(rng.Key{Seed: 1})}
+	moved := func(op kernels.Op) (n int64) {
+		for _, l := range g.count(op) {
+			n += l.DRAM
+		}
+		return n
+	}
+	list, other := memoryLists(g)
+	for _, rows := range [][2]kernels.Tensor{{}, {list, other}} {
+		o, b := g.residualNorm(n, c, rows[0], rows[1]), g.residualNormGrad(n, c, rows[0], rows[1])
+		one, parts := moved(o), moved(&o.Residual)
+		oneGrad, partsGrad := moved(b), moved(&b.ResidualGrad)
+		for i := range o.Parts {
+			if o.Parts[i].Rows > 0 {
+				norm, grad := o.Norm(i), b.Norm(i)
+				parts += moved(&norm)
+				partsGrad += moved(&grad)
+			}
+		}
+		t.Logf("rows %v, of the norm %v: %d bytes, in parts %d; backward %d, in parts %d", rows[0], rows[1], one, parts, oneGrad, partsGrad)
+		if saved := int64(4 * o.H.Rows * c); parts-one < saved*98/100 {
+			t.Errorf("%d bytes, in parts %d: less by %d, want %d but for 2 %%", one, parts, parts-one, saved)
+		}
+		if saved := int64(4 * b.DY.Rows * c); partsGrad-oneGrad < saved*8/10 {
+			t.Errorf("backward %d bytes, in parts %d: less by %d, want %d but for 20 %%", oneGrad, partsGrad, partsGrad-oneGrad, saved)
 		}
 	}
 }

@@ -201,6 +201,31 @@ func TestResidualGrad(t *testing.T) {
 	}
 }
 
+func TestResidualNormGrad(t *testing.T) {
+	b := newBench(t, 5)
+	const n, d = 5, 7
+	rows, normRows := b.ints(3, 0, 1), b.ints(4, 1, 3, 2)
+	x, y, gamma, keep := b.normal(n, d), b.normal(3, d), b.normal(1, d), b.put(1, 3, 1.25, 0, 1.25)
+	scale, shift, scale2, shift2 := b.normal(1, d), b.normal(1, d), b.normal(1, d), b.normal(1, d)
+	z, h, mean, rstd := b.out(n, d), b.out(4, d), b.out(1, 4), b.out(1, 4)
+	dz, dh := b.normal(n, d), b.normal(4, d)
+	seed := b.out(n, d) // the gradient of Z but for its norms
+	b.run(&kernels.Copy{X: dz, Y: seed})
+	f := func() float64 {
+		b.run(&kernels.ResidualNorm{Residual: kernels.Residual{X: x, Rows: rows, Y: y, Gamma: gamma, Keep: keep, Z: z}, NormRows: normRows, H: h, Mean: mean, Rstd: rstd, Eps: 0.1,
+			Parts: [3]kernels.NormPart{{Rows: 1, Scale: scale, Shift: shift}, {}, {Rows: 3, Scale: scale2, Shift: shift2}}})
+		return against(z, seed) + against(h, dh)
+	}
+	f()
+	dy, dgamma := b.out(3, d), b.filled(1, d, 1)
+	dscale, dshift, dscale2, dshift2 := b.filled(1, d, 1), b.filled(1, d, 2), b.filled(1, d, 3), b.filled(1, d, 4)
+	b.run(&kernels.ResidualNormGrad{ResidualGrad: kernels.ResidualGrad{DZ: dz, Rows: rows, Y: y, Gamma: gamma, Keep: keep, DY: dy, DGamma: dgamma},
+		Z: z, NormRows: normRows, DH: dh, Mean: mean, Rstd: rstd,
+		Parts: [3]kernels.NormGradPart{{Rows: 1, Scale: scale, DScale: dscale, DShift: dshift}, {}, {Rows: 3, Scale: scale2, DScale: dscale2, DShift: dshift2}}})
+	b.checkGrad(f, wrt{"x", x, dz, 0}, wrt{"y", y, dy, 0}, wrt{"gamma", gamma, dgamma, 1}, wrt{"scale", scale, dscale, 1}, wrt{"shift", shift, dshift, 2},
+		wrt{"scale of the last part", scale2, dscale2, 3}, wrt{"its shift", shift2, dshift2, 4})
+}
+
 func TestScatterAddGrad(t *testing.T) {
 	for _, accumulate := range []bool{false, true} {
 		b := newBench(t, 4)

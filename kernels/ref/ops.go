@@ -247,6 +247,25 @@ func residual(o *kernels.Residual) error {
 	return nil
 }
 
+// residualNorm is the ops that its result is defined by.
+func residualNorm(o *kernels.ResidualNorm) error {
+	if _, err := listed(o, o.NormRows, o.Z.Rows); err != nil {
+		return err
+	}
+	if err := residual(&o.Residual); err != nil {
+		return err
+	}
+	for i := range o.Parts {
+		if o.Parts[i].Rows > 0 {
+			n := o.Norm(i)
+			if err := layerNorm(&n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func residualGrad(o *kernels.ResidualGrad) error {
 	rows, err := listed(o, o.Rows, o.DZ.Rows)
 	if err != nil {
@@ -269,6 +288,25 @@ func residualGrad(o *kernels.ResidualGrad) error {
 		add(&dgamma[c], sum[c])
 	}
 	return nil
+}
+
+// residualNormGrad is the ops that its result is defined by.
+func residualNormGrad(o *kernels.ResidualNormGrad) error {
+	if _, err := listed(o, o.NormRows, o.Z.Rows); err != nil {
+		return err
+	}
+	if _, err := listed(o, o.Rows, o.DZ.Rows); err != nil {
+		return err
+	}
+	for i := range o.Parts {
+		if o.Parts[i].Rows > 0 {
+			n := o.Norm(i)
+			if err := layerNormGrad(&n); err != nil {
+				return err
+			}
+		}
+	}
+	return residualGrad(&o.ResidualGrad)
 }
 
 // checkIndex wants every index below rows.

@@ -156,8 +156,12 @@ func (d *device) Run(op kernels.Op) {
 		err = layerNormGrad(o)
 	case *kernels.Residual:
 		err = residual(o)
+	case *kernels.ResidualNorm:
+		err = residualNorm(o)
 	case *kernels.ResidualGrad:
 		err = residualGrad(o)
+	case *kernels.ResidualNormGrad:
+		err = residualNormGrad(o)
 	case *kernels.Gather:
 		err = gather(o)
 	case *kernels.ScatterAdd:

@@ -57,6 +57,23 @@ func TestLayerNormAndNormalize(t *testing.T) {
 	b.close("rstd", rstd.F32()[0], r, 1e-7)
 	b.close("rstd", rstd.F32()[1], 2, 0)
 
+	// Rows that the norm skips, rows without a branch, one part left out.
+	z, h := b.out(3, 2), b.out(2, 2)
+	b.run(&kernels.ResidualNorm{Residual: kernels.Residual{X: b.put(3, 2, 1, 3, 5, 5, 2, 0), Rows: b.ints(2, 1), Y: b.put(2, 2, 1, 2, 7, 7), Gamma: b.put(1, 2, 4, 3),
+		Keep: b.put(1, 2, 0.5, 0), Z: z}, NormRows: b.ints(2, 0), H: h, Mean: mean, Rstd: rstd, Eps: 1.25,
+		Parts: [3]kernels.NormPart{{Rows: 1, Scale: b.put(1, 2, 1, 3), Shift: b.put(1, 2, 0, 1)}, {}, {Rows: 1, Scale: b.put(1, 2, 1, 1), Shift: b.put(1, 2, 0, -1)}}})
+	for i, want := range []float32{1, 3, 5, 5, 4, 3} {
+		b.close("Z", z.F32()[i], float64(want), 0)
+	}
+	// The variances are 1/4 and 1.
+	for i, want := range []float64{0.5 / math.Sqrt(1.5), 1 - 1.5/math.Sqrt(1.5), -1 / 1.5, -1 + 1/1.5} {
+		b.close("ResidualNorm", h.F32()[i], want, 1e-6)
+	}
+	for i, want := range []float64{3.5, 2} {
+		b.close("mean", mean.F32()[i], want, 0)
+	}
+	b.close("rstd", rstd.F32()[0], 1/math.Sqrt(1.5), 1e-7)
+
 	b.run(&kernels.Normalize{X: x, Y: y, Norm: mean})
 	b.close("norm", mean.F32()[0], math.Sqrt(30), 1e-6)
 	b.close("norm", mean.F32()[1], 1e-12, 1e-19)

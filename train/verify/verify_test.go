@@ -183,6 +183,9 @@ func TestBF16Finds(t *testing.T) {
 			if o, ok := op.(*kernels.LayerNorm); ok && o.Y.Type == kernels.BF16 {
 				change(dev, o.Y, coarse)
 			}
+			if o, ok := op.(*kernels.ResidualNorm); ok && o.H.Type == kernels.BF16 {
+				change(dev, o.H, coarse)
+			}
 		},
 		"attention loses 2 %": func(dev kernels.Device, op kernels.Op) {
 			if o, ok := op.(*kernels.Attention); ok {

@@ -131,11 +131,9 @@ func (t *Distilled) encode(s *engine.Step, pixels kernels.Tensor) (kernels.Tenso
 	engine.Run(s, kernels.Gather{Table: proj.X, Index: s.Indices(from), Y: x.X})
 	layers.Lookup(s, t.cls, s.Indices(cls), x)
 	layers.Lookup(s, t.pos, s.Indices(pos), x)
-	var err error
-	for _, b := range t.blocks {
-		if x, err = b.Forward(s, x, pass); err != nil {
-			return kernels.Tensor{}, err
-		}
+	x, err := experts.Run(s, t.blocks, x, rows, func(int) experts.Pass { return pass })
+	if err != nil {
+		return kernels.Tensor{}, err
 	}
 	patches := layers.NewNode(s, n*p, t.Dim)
 	engine.Run(s, kernels.Gather{Table: x.X, Index: s.Indices(back), Y: patches.X})

@@ -125,13 +125,7 @@ func (t *Tokenizer) transform(s *engine.Step, x layers.Node, position *engine.Pa
 		FFN:       experts.FFNRows{Route: []experts.Span{{Expert: experts.Image, Lo: 0, Hi: rows}}},
 		Recompute: true,
 	}
-	var err error
-	for _, b := range blocks {
-		if x, err = b.Forward(s, x, p); err != nil {
-			return x, err
-		}
-	}
-	return x, nil
+	return experts.Run(s, blocks, x, rows, func(int) experts.Pass { return p })
 }
 
 // chunk is how many images the evaluation takes at a time, which bounds its

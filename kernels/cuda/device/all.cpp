@@ -16,3 +16,5 @@
 #include "patchify.cu"
 #include "reduce.cu"
 #include "residual.cu"
+#include "residual_norm.cu"
+#include "residual_norm_grad.cu"

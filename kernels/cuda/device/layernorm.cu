@@ -1,7 +1,7 @@
 // LayerNorm, forward and backward. blockDim.x threads share a row, a chunk of
 // eight columns each, which they keep in registers: every tensor is read once.
 // blockDim.y rows a block where rows are short.
-#include "tensor.h"
+#include "norm.h"
 
 // Y[R, n] = (X[row] − mean)·rstd ⊙ scale + shift, mean[R] and rstd[R] = where
 // given; row is list[i] or i. X and Y are of either type.
@@ -13,23 +13,9 @@ extern "C" __global__ void __launch_bounds__(512) layernorm(const void* x, long 
   if (active && list) active = in_range(row, N, fault, code);
   float v[CHUNK] = {};
   if (active) Tensor(x, xl).load(v, row, c, n);
-  float s = 0;
-#pragma unroll
-  for (int e = 0; e < CHUNK; e++) s += v[e];
-  float m = row_sum(s, red) / n;
-  s = 0;
-#pragma unroll
-  for (int e = 0; e < CHUNK; e++) {
-    v[e] -= m;
-    if (c + e < n) s += v[e] * v[e];
-  }
-  float rs = 1 / sqrtf(row_sum(s, red) / n + eps);
+  float m, rs = centre(v, m, c, n, eps, red);
   if (!active) return;
-  float g[CHUNK], b[CHUNK];
-  Tensor(scale, 0).load(g, 0, c, n);
-  Tensor(shift, 0).load(b, 0, c, n);
-#pragma unroll
-  for (int e = 0; e < CHUNK; e++) v[e] = v[e] * rs * g[e] + b[e];
+  scale_shift(v, rs, scale, shift, c, n);
   Tensor(y, yl).store(v, i, c, n);
   if (mean && threadIdx.x == 0) mean[i] = m, rstd[i] = rs;
 }

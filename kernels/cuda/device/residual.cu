@@ -1,5 +1,5 @@
 // Residual connections with LayerScale and drop path, forward and backward.
-#include "tensor.h"
+#include "norm.h"
 
 // from[N] = −1
 extern "C" __global__ void __launch_bounds__(256) rows_clear(int* from, int N) {
@@ -25,19 +25,7 @@ extern "C" __global__ void __launch_bounds__(256) residual(const void* x, long l
   if (list && !in_range(r, N, fault, code)) return;
   float v[CHUNK];
   Tensor(x, xl).load(v, r, c, n);
-  if (i >= 0) {
-    float u[CHUNK], g[CHUNK];
-    Tensor(y, yl).load(u, i, c, n);
-    float s = keep ? keep[i] : 1.f;
-    if (gamma) {
-      Tensor(gamma, 0).load(g, 0, c, n);
-#pragma unroll
-      for (int e = 0; e < CHUNK; e++) v[e] += s * g[e] * u[e];
-    } else {
-#pragma unroll
-      for (int e = 0; e < CHUNK; e++) v[e] += s * u[e];
-    }
-  }
+  if (i >= 0) add_branch(v, Tensor(y, yl), i, gamma, keep ? keep[i] : 1.f, c, n);
   Tensor(z, zl).store(v, r, c, n);
 }
 CUEMU_KERNEL(residual)
