@@ -62,47 +62,27 @@ func (d *device) copy(call string, t kernels.Tensor, host any, write bool) {
 	}
 	switch s := host.(type) {
 	case []float32:
-		if t.Type == kernels.F32 && len(s) == t.Len() {
-			if write {
-				copy(t.F32(), s)
-			} else {
-				copy(s, t.F32())
-			}
-			return
-		}
-		d.fail("%s: %v and %d numbers of type float32", call, t, len(s))
+		move(d, call, t, kernels.F32, t.F32, s, write)
 	case []int32:
-		if t.Type == kernels.I32 && len(s) == t.Len() {
-			if write {
-				copy(t.I32(), s)
-			} else {
-				copy(s, t.I32())
-			}
-			return
-		}
-		d.fail("%s: %v and %d numbers of type int32", call, t, len(s))
+		move(d, call, t, kernels.I32, t.I32, s, write)
 	case []uint16:
-		if t.Type == kernels.BF16 && len(s) == t.Len() {
-			if write {
-				copy(t.BF16(), s)
-			} else {
-				copy(s, t.BF16())
-			}
-			return
-		}
-		d.fail("%s: %v and %d numbers of type bf16", call, t, len(s))
+		move(d, call, t, kernels.BF16, t.BF16, s, write)
 	case []byte:
-		if t.Type == kernels.U8 && len(s) == t.Len() {
-			if write {
-				copy(t.U8(), s)
-			} else {
-				copy(s, t.U8())
-			}
-			return
-		}
-		d.fail("%s: %v and %d bytes", call, t, len(s))
+		move(d, call, t, kernels.U8, t.U8, s, write)
 	default:
 		d.fail("%s: %v and a %T", call, t, host)
+	}
+}
+
+// move is copy for host elements of the type typ, which elements finds in t.
+func move[T any](d *device, call string, t kernels.Tensor, typ kernels.DType, elements func() []T, host []T, write bool) {
+	switch {
+	case t.Type != typ || len(host) != t.Len():
+		d.fail("%s: %v and %d numbers of type %v", call, t, len(host), typ)
+	case write:
+		copy(elements(), host)
+	default:
+		copy(host, elements())
 	}
 }
 
