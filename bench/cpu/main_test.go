@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,28 +158,82 @@ func TestRun(t *testing.T) {
 }
 
 // BenchmarkHost measures what a step of VLMo-Base with 128 pairs takes of the host,
-// on a device that computes nothing: the least that a GPU may take for one.
+// on a device that computes nothing: the least that a GPU may take for one. It
+// counts the large products, and those of a shape that no step before had: as it
+// is, and with the rows rounded up to five binary digits as kernels/cuda does.
 func BenchmarkHost(b *testing.B) {
 	c, drop, err := model("base", "bf16")
 	if err != nil {
 		b.Fatal(err)
 	}
-	k, err := newTask(new(kernels.Counter), "pretrain", c, drop, nil)
+	dev := &shapes{exact: map[kernels.MatMul]bool{}, rounded: map[kernels.MatMul]bool{}}
+	k, err := newTask(dev, "pretrain", c, drop, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	const n = 128
-	data := synthetic(&c, 0, n, 0)
-	for i := range n {
-		// The counter can't draw them.
-		data.NegativeImage, data.NegativeText = append(data.NegativeImage, int32((i+1)%n)), append(data.NegativeText, int32((i+5)%n))
-	}
-	for i := 0; b.Loop(); i++ {
-		if err := k.put(data); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := k.step(i, data, nil); err != nil {
-			b.Fatal(err)
+	const n, warm = 128, 10
+	var data [warm]*pairs
+	for s := range data {
+		data[s] = synthetic(&c, s, n, 0)
+		for i := range n {
+			// The counter can't draw them.
+			data[s].NegativeImage, data[s].NegativeText = append(data[s].NegativeImage, int32((i+1)%n)), append(data[s].NegativeText, int32((i+5)%n))
 		}
 	}
+	step := func(i int) {
+		x := data[i%warm]
+		if err := k.put(x); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := k.step(i, x, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for i := range warm {
+		step(i)
+	}
+	known, classes := len(dev.exact), len(dev.rounded)
+	dev.products = 0
+	for i := warm; b.Loop(); i++ {
+		step(i)
+	}
+	b.ReportMetric(float64(dev.products)/float64(b.N), "products/op")
+	b.ReportMetric(float64(len(dev.exact)-known)/float64(b.N), "shapes/op")
+	b.ReportMetric(float64(len(dev.rounded)-classes)/float64(b.N), "classes/op")
+}
+
+// shapes is a Counter that notes the shapes of large products.
+type shapes struct {
+	kernels.Counter
+	exact, rounded map[kernels.MatMul]bool
+	products       int
+}
+
+func (d *shapes) Run(op kernels.Op) {
+	d.Counter.Run(op)
+	o, ok := op.(*kernels.MatMul)
+	if !ok {
+		return
+	}
+	if m, n, k := o.Dims(); m*n*k < 1<<24 {
+		return
+	}
+	d.products++
+	shape := *o
+	for _, t := range []*kernels.Tensor{&shape.A, &shape.B, &shape.C, &shape.Pre, &shape.Bias, &shape.Sum} {
+		t.Mem, t.Offset = nil, 0
+	}
+	d.exact[shape] = true
+	up := func(n *int) {
+		step := 1 << max(0, bits.Len(uint(*n))-5)
+		*n = (*n + step - 1) / step * step
+	}
+	up(&shape.A.Rows)
+	if shape.TransA {
+		up(&shape.B.Rows)
+	} else {
+		up(&shape.C.Rows)
+		shape.Pre = shape.C
+	}
+	d.rounded[shape] = true
 }

@@ -14,7 +14,7 @@ package cuda
 	F(cublasLtCreate) F(cublasLtDestroy) F(cublasLtGetVersion) F(cublasLtGetStatusString) \
 	F(cublasLtMatmul) F(cublasLtMatmulAlgoGetHeuristic) \
 	F(cublasLtMatmulDescCreate) F(cublasLtMatmulDescDestroy) F(cublasLtMatmulDescSetAttribute) \
-	F(cublasLtMatrixLayoutCreate) F(cublasLtMatrixLayoutDestroy) \
+	F(cublasLtMatrixLayoutCreate) F(cublasLtMatrixLayoutDestroy) F(cublasLtMatrixLayoutSetAttribute) \
 	F(cublasLtMatmulPreferenceCreate) F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulPreferenceSetAttribute)
 
 #define DECLARE(name) static __typeof__(&name) p_##name;
@@ -43,10 +43,11 @@ static void lt_destroy(cublasLtHandle_t h) { p_cublasLtDestroy(h); }
 static size_t lt_version(void) { return p_cublasLtGetVersion(); }
 static const char *lt_status(cublasStatus_t s) { return p_cublasLtGetStatusString(s); }
 
-// What a product of one shape is called with.
+// What products of one class of shapes are called with. b is our A, whose rows,
+// columns here, are those of the batch; so many has the other matrix, too.
 typedef struct {
 	cublasLtMatmulDesc_t desc;
-	cublasLtMatrixLayout_t a, b, d;
+	cublasLtMatrixLayout_t a, b, d, other;
 	cublasLtMatmulAlgo_t algo;
 	int epilogue;
 } lt_plan;
@@ -81,6 +82,7 @@ static cublasStatus_t lt_describe(lt_plan *p, cublasLtHandle_t h, int m, int n, 
 	TRY(p_cublasLtMatrixLayoutCreate(&p->a, in, ta ? k : m, ta ? m : k, lda));
 	TRY(p_cublasLtMatrixLayoutCreate(&p->b, in, tb ? n : k, tb ? k : n, ldb));
 	TRY(p_cublasLtMatrixLayoutCreate(&p->d, out, m, n, ldd));
+	p->other = tb ? p->a : p->d;
 	cublasLtMatmulPreference_t want;
 	TRY(p_cublasLtMatmulPreferenceCreate(&want));
 	uint32_t schemes = any_order ? CUBLASLT_REDUCTION_SCHEME_MASK : CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
@@ -96,9 +98,14 @@ static cublasStatus_t lt_describe(lt_plan *p, cublasLtHandle_t h, int m, int n, 
 	return CUBLAS_STATUS_SUCCESS;
 }
 
-static cublasStatus_t lt_run(lt_plan *p, cublasLtHandle_t h, uint64_t a, uint64_t b, float beta, uint64_t d, uint64_t bias,
+// lt_run multiplies with our A of so many rows; 0 is as described.
+static cublasStatus_t lt_run(lt_plan *p, cublasLtHandle_t h, uint64_t rows, uint64_t a, uint64_t b, float beta, uint64_t d, uint64_t bias,
 		uint64_t workspace, size_t bytes, CUstream stream) {
 	float alpha = 1;
+	if (rows) {
+		TRY(p_cublasLtMatrixLayoutSetAttribute(p->b, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows));
+		TRY(p_cublasLtMatrixLayoutSetAttribute(p->other, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows));
+	}
 	if (p->epilogue != CUBLASLT_EPILOGUE_DEFAULT) TRY(lt_set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
 	return p_cublasLtMatmul(h, p->desc, &alpha, (void *)a, p->a, (void *)b, p->b, &beta, (void *)d, p->d, (void *)d, p->d,
 		&p->algo, (void *)workspace, bytes, (cudaStream_t)stream);
@@ -110,6 +117,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 	"sync"
 	"unsafe"
@@ -127,7 +135,7 @@ import (
 const (
 	ltWorkspace = 32 << 20
 	ltLeast     = 1 << 24 // multiply-adds from which a product is large
-	ltPlans     = 2048    // shapes that are remembered; drop path makes ever new ones
+	ltPlans     = 2048    // classes of shapes that are remembered
 	ltHint      = "products use our own kernels; for NVIDIA's take libcublasLt.so.12 or .13 into LD_LIBRARY_PATH (CUDA toolkit, or pip install nvidia-cublas-cu12)"
 )
 
@@ -192,7 +200,7 @@ func ltFailure(call string, s C.cublasStatus_t) error {
 	return fmt.Errorf("%s: %s", call, C.GoString(C.lt_status(s)))
 }
 
-// ltShape is all that the choice of an algorithm depends on.
+// ltShape is all that the choice of an algorithm depends on, but for the class.
 type ltShape struct {
 	m, n, k          int // of the op: C is m by n
 	transA, transB   bool
@@ -200,6 +208,26 @@ type ltShape struct {
 	strideC          int
 	halfIn, halfOut  bool
 	epilogue         ltEpilogue
+}
+
+// class returns the shape whose algorithm s has, and the rows of A where that
+// one's are others: rounded up to five binary digits, since drop path and texts
+// give nearly every product of a step a number of rows of its own. The rows lie
+// at the strides' distance, so no alignment depends on their number.
+func (s ltShape) class() (class ltShape, rows int) {
+	up := func(n *int) {
+		rows = *n
+		step := 1 << max(0, bits.Len(uint(rows))-5)
+		*n = (rows + step - 1) / step * step
+	}
+	class = s
+	switch {
+	case !s.transA:
+		up(&class.m)
+	case !s.transB:
+		up(&class.k)
+	}
+	return class, rows
 }
 
 type ltEpilogue C.cublasLtEpilogue_t
@@ -213,6 +241,8 @@ const (
 // product is a call of cublasLt: what it is called with, and where.
 type product struct {
 	plan          *C.lt_plan
+	shape         ltShape
+	rows          int // of A; 0: those of plan
 	a, b, c, bias uintptr
 	beta          float32
 }
@@ -222,7 +252,7 @@ type product struct {
 type lt struct {
 	handle    C.cublasLtHandle_t
 	workspace cu.DevicePtr
-	plans     map[ltShape]*C.lt_plan // nil where the library has no algorithm
+	plans     map[ltShape]*C.lt_plan // by class; nil where the library has no algorithm
 	least     int
 	anyOrder  bool
 	noBgrad   bool // for tests: as where the library has no algorithm with BGRADB
@@ -282,10 +312,23 @@ func (o *owner) dropPlans() {
 	clear(o.lt.plans)
 }
 
+// run enqueues the product. Should the class's algorithm not do for its shape, it
+// asks for one that does.
 func (p *product) run(o *owner) error {
-	s := C.lt_run(p.plan, o.lt.handle, C.uint64_t(p.b), C.uint64_t(p.a), C.float(p.beta), C.uint64_t(p.c), C.uint64_t(p.bias),
-		C.uint64_t(o.lt.workspace), ltWorkspace, *(*C.CUstream)(unsafe.Pointer(&o.compute)))
+	s := p.with(o, p.plan, p.rows)
+	if s == C.CUBLAS_STATUS_SUCCESS || p.rows == 0 {
+		return ltFailure("cublasLtMatmul", s)
+	}
+	if plan := o.describe(p.shape); plan != nil {
+		s = p.with(o, plan, 0)
+		C.lt_drop(plan)
+	}
 	return ltFailure("cublasLtMatmul", s)
+}
+
+func (p *product) with(o *owner, plan *C.lt_plan, rows int) C.cublasStatus_t {
+	return C.lt_run(plan, o.lt.handle, C.uint64_t(rows), C.uint64_t(p.b), C.uint64_t(p.a), C.float(p.beta), C.uint64_t(p.c), C.uint64_t(p.bias),
+		C.uint64_t(o.lt.workspace), ltWorkspace, *(*C.CUstream)(unsafe.Pointer(&o.compute)))
 }
 
 // ltAligned reports whether every row of t begins at a multiple of 16 bytes, as
@@ -347,6 +390,8 @@ func (d *device) ltMatMul(o *kernels.MatMul) bool {
 	if d.err != nil {
 		return true
 	}
+	_, p.rows = s.class()
+	p.shape = s
 	d.lt.calls++
 	d.commands <- command{product: p}
 	switch o.Act {
@@ -370,8 +415,9 @@ func (d *device) ltMatMul(o *kernels.MatMul) bool {
 }
 
 // plan returns how to multiply matrices of a shape, nil where the library
-// cannot. Only a shape that is not known yet waits for the owner's thread.
+// cannot. Only a class that is not known yet waits for the owner's thread.
 func (d *device) plan(s ltShape) *C.lt_plan {
+	s, _ = s.class()
 	p, known := d.lt.plans[s]
 	if !known {
 		d.call(func() error {

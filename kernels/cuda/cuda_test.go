@@ -49,6 +49,9 @@ func TestConformanceLt(t *testing.T) {
 	}
 	products := 0
 	for _, refused := range []bool{false, true} {
+		if refused {
+			t.Setenv("CUEMU_LT_EXACT", "1") // no algorithm does for another shape
+		}
 		var last *device
 		conformance.RunAligned(t, "MatMul", func() (kernels.Device, error) {
 			if last != nil {
@@ -65,6 +68,44 @@ func TestConformanceLt(t *testing.T) {
 		t.Errorf("%d products went to cublasLt, too few to show anything", products)
 	}
 	t.Logf("%d products went to cublasLt", products)
+}
+
+// Products with numbers of rows that are close share an algorithm, so that a step
+// whose rows are drawn asks the library for nothing new.
+func TestClassesLt(t *testing.T) {
+	for rows, want := range map[int]int{1: 1, 31: 31, 32: 32, 33: 34, 1000: 1024, 1024: 1024, 1025: 1088, 25000: 25600} {
+		forward, exact := ltShape{m: rows, n: 5, k: 7}.class()
+		back, _ := ltShape{m: 5, n: 7, k: rows, transA: true}.class()
+		other, none := ltShape{m: 5, n: 7, k: rows, transA: true, transB: true}.class()
+		if forward.m != want || forward.n != 5 || forward.k != 7 || exact != rows || back.k != want || back.m != 5 || other.k != rows || none != 0 {
+			t.Errorf("%d rows: %+v of %d, %+v, %+v of %d", rows, forward, exact, back, other, none)
+		}
+	}
+	if noDriver() {
+		t.Skip("no driver")
+	}
+	if _, err := ltOpen(); err != nil {
+		t.Skip(err)
+	}
+	const n, most = 64, 1000
+	d := open(t)
+	d.lt.least = 0
+	m, err := d.Alloc(4 * (2*most*n + n*n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows := most - 20; rows <= most; rows++ {
+		x, y := kernels.Matrix(m, 0, kernels.F32, rows, n), kernels.Matrix(m, 4*most*n, kernels.F32, rows, n)
+		w := kernels.Matrix(m, 8*most*n, kernels.F32, n, n)
+		d.Run(&kernels.MatMul{A: x, B: w, C: y})
+		d.Run(&kernels.MatMul{A: y, TransA: true, B: x, C: w})
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if d.lt.calls != 42 || len(d.lt.plans) != 4 {
+		t.Errorf("%d products took %d plans, want 42 and 4", d.lt.calls, len(d.lt.plans))
+	}
 }
 
 // A product in cublasLt has the same bits each time, unless any order will do:

@@ -281,7 +281,8 @@ struct Handle {
   std::vector<std::unique_ptr<Product>> products;
 };
 
-// The algorithms, in the first word of cublasLtMatmulAlgo_t.
+// The algorithms, in the first word of cublasLtMatmulAlgo_t; the rest is the
+// shape, which CUEMU_LT_EXACT=1 makes them insist on.
 constexpr uint64_t kInOrder = 0, kAnyOrder = 1;
 
 // Where the sums of the next product begin.
@@ -394,6 +395,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   results->wavesCount = 1;
   uint64_t schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
   if (want) schemes = ((const Attributes*)want)->get(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
+  const uint64_t shape[] = {p.m(), p.n(), p.k()};
+  memcpy(results->algo.data + 1, shape, sizeof shape);
   results->algo.data[0] = schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE ? kAnyOrder : kInOrder;
   *found = 1;
   return CUBLAS_STATUS_SUCCESS;
@@ -409,6 +412,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   p->alpha = *(const float*)alpha;
   p->beta = *(const float*)beta;
   if (!operands_inside(*p)) return CUBLAS_STATUS_INVALID_VALUE;
+  const char* exact = getenv("CUEMU_LT_EXACT");
+  if (exact && strtol(exact, nullptr, 0) && algo && (algo->data[1] != p->m() || algo->data[2] != p->n() || algo->data[3] != p->k()))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   if (algo && algo->data[0] == kAnyOrder) p->first = any_first(p->k());
   if (cuLaunchHostFunc((CUstream)stream, run_product, p.get())) return CUBLAS_STATUS_EXECUTION_FAILED;
   ((Handle*)handle)->products.push_back(std::move(p));
