@@ -86,7 +86,7 @@ race)
   go test -race -tags cuda -c -o build/cuda-train-race.test ./train
   export CUEMU_RACES=0
   cd kernels/cuda
-  LD_LIBRARY_PATH=$emulator/lib ../../build/cuda-race.test -test.short -test.run 'Conformance$|Uploads|Faults|WrongArguments|Close|Describe|NoGPU'
+  LD_LIBRARY_PATH=$emulator/lib ../../build/cuda-race.test -test.short -test.run 'Conformance$|Uploads|Write|Faults|WrongArguments|Close|Describe|NoGPU'
   LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda-race.test -test.short -test.run 'OrderLt|WithoutLt'
   cd ../../train
   LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train-race.test -test.run 'CUDA$/bf16|CUDALaunchFails|CUDALost'
