@@ -53,6 +53,7 @@ const (
 	assumedProducts  = 0.70 // share of the peak in large products (cuBLASLt)
 	assumedSmall     = 0.25 // in others
 	assumedAttention = 0.30 // in attention, on mma.sync
+	backProducts     = 1.9  // of what attention's backward pass needs, its kernels compute so much: counted
 	assumedMemory    = 0.80 // share of the bandwidth in all else
 	assumedLaunch    = 4e-6 // seconds that an op takes at least
 	largeProduct     = 1 << 24
@@ -80,7 +81,7 @@ func (g *GPU) seconds(op kernels.Op) float64 {
 		}
 	case *kernels.AttentionGrad:
 		if o.Q.Type == kernels.BF16 {
-			rate = g.BF16 * assumedAttention
+			rate = g.BF16 * assumedAttention / backProducts
 		}
 	}
 	memory := g.Bandwidth * assumedMemory

@@ -35,6 +35,14 @@ func TestPredictedSeconds(t *testing.T) {
 			t.Errorf("%s: %v s, want %v", c.op.Name(), got, c.want)
 		}
 	}
+	// The kernels of attention's backward pass compute 1.9 times what it needs.
+	long := kernels.AttentionGrad{Heads: 1, Sequences: []kernels.Sequence{{ImageLen: 8192}}}
+	for _, t := range []*kernels.Tensor{&long.Q, &long.K, &long.V, &long.Out, &long.DOut, &long.DQ, &long.DK, &long.DV} {
+		*t = matrix(kernels.BF16, 8192, 64)
+	}
+	if got, want := g.seconds(&long), 1.9*float64(long.FLOPs())/(0.3*989e12); math.Abs(got/want-1) > 1e-9 {
+		t.Errorf("AttentionGrad: %v s, want %v", got, want)
+	}
 	_, err = FindGPU("voodoo")
 	wantError(t, err, "voodoo", "h100")
 }
