@@ -68,14 +68,13 @@ test)
   echo "products in cuBLASLt"
   LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda.test -test.run 'Lt|Describe|Close'
   (cd ../../train && LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../build/cuda-train.test -test.run CUDALt)
-  (cd ../../train/verify && CUEMU_RACES=0 LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda-verify.test -test.run CUDALt)
+  (cd ../../train/verify && LD_LIBRARY_PATH=$emulator/lib:$emulator/lt ../../build/cuda-verify.test -test.run CUDALt)
   cd ../../train
   echo "training runs"
   LD_LIBRARY_PATH=$emulator/lib ../build/cuda-train.test -test.run CUDA -test.skip CUDALt
   cd ..
-  # Races were looked for in the same kernels above.
   for precision in fp32 bf16; do
-    CUEMU_RACES=0 LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda --precision $precision --random testdata/parity
+    LD_LIBRARY_PATH=$emulator/lib build/vlmo-train-cuda verify --device cuda --precision $precision --random testdata/parity
   done
   ;;
 race)
