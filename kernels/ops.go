@@ -351,14 +351,17 @@ var partNames = [...]struct{ scale, shift, dscale, dshift string }{
 	{"Parts[1].Scale", "Parts[1].Shift", "Parts[1].DScale", "Parts[1].DShift"},
 	{"Parts[2].Scale", "Parts[2].Shift", "Parts[2].DScale", "Parts[2].DShift"}}
 
+// Ends returns the row of H at which each part ends, exclusive.
+func (o *ResidualNorm) Ends() [3]int {
+	return ends(o.Parts[0].Rows, o.Parts[1].Rows, o.Parts[2].Rows)
+}
+
+func ends(a, b, c int) [3]int { return [3]int{a, a + b, a + b + c} }
+
 // Norm returns the LayerNorm of Parts[i] as an op of its own.
 func (o *ResidualNorm) Norm(i int) LayerNorm {
-	lo := 0
-	for _, p := range o.Parts[:i] {
-		lo += p.Rows
-	}
-	p := &o.Parts[i]
-	hi := lo + p.Rows
+	p, hi := &o.Parts[i], o.Ends()[i]
+	lo := hi - p.Rows
 	n := LayerNorm{X: o.Z, Rows: o.NormRows, Scale: p.Scale, Shift: p.Shift, Y: o.H.Slice(lo, hi), Eps: o.Eps}
 	if n.Rows.IsZero() {
 		n.X = n.X.Slice(lo, hi)
@@ -444,14 +447,15 @@ func (o *ResidualNormGrad) Operands(l []Operand) []Operand {
 	return l
 }
 
+// Ends returns the row of DH at which each part ends, exclusive.
+func (o *ResidualNormGrad) Ends() [3]int {
+	return ends(o.Parts[0].Rows, o.Parts[1].Rows, o.Parts[2].Rows)
+}
+
 // Norm returns the LayerNormGrad of Parts[i] as an op of its own.
 func (o *ResidualNormGrad) Norm(i int) LayerNormGrad {
-	lo := 0
-	for _, p := range o.Parts[:i] {
-		lo += p.Rows
-	}
-	p := &o.Parts[i]
-	hi := lo + p.Rows
+	p, hi := &o.Parts[i], o.Ends()[i]
+	lo := hi - p.Rows
 	n := LayerNormGrad{X: o.Z, Rows: o.NormRows, DY: o.DH.Slice(lo, hi), Scale: p.Scale, Mean: o.Mean.Columns(lo, hi), Rstd: o.Rstd.Columns(lo, hi),
 		DX: o.DZ, DScale: p.DScale, DShift: p.DShift, Accumulate: true}
 	if n.Rows.IsZero() {

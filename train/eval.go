@@ -143,7 +143,7 @@ func embed(s *engine.Step, m *vlmo.Model, pixels []byte, ids []vlmo.Text) (image
 func imageFeatures(s *engine.Step, m *vlmo.Model, dst []float32, pixels []byte) error {
 	px := 3 * m.ImageSize * m.ImageSize
 	s.Begin(0, false)
-	_, im, err := m.CLS(s, &vlmo.Batch{}, s.Bytes(pixels, len(pixels)/px, px))
+	_, im, err := m.CLS(s, &vlmo.Batch{Pixels: s.Bytes(pixels, len(pixels)/px, px)})
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func imageFeatures(s *engine.Step, m *vlmo.Model, dst []float32, pixels []byte) 
 // textFeatures writes the unit features of n texts to dst, [n, dim].
 func textFeatures(s *engine.Step, m *vlmo.Model, dst []float32, ids []vlmo.Text) error {
 	s.Begin(0, false)
-	t, _, err := m.CLS(s, &vlmo.Batch{Texts: ids}, kernels.Tensor{})
+	t, _, err := m.CLS(s, &vlmo.Batch{Texts: ids})
 	if err != nil {
 		return err
 	}

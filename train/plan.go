@@ -496,6 +496,9 @@ func (p *Plan) WriteCosts(w io.Writer) error {
 			name string
 			n    int64
 		}{{"parameters", st.ParameterBytes}, {"gradients", st.GradientBytes}, {"moments", st.MomentBytes}, {"activations", st.ActivationBytes}, {"pixels", st.PixelBytes}} {
+			if q.n == 0 {
+				continue
+			}
 			fmt.Fprintf(tw, "%s\t%s\t%.1f %%\t\n", q.name, bytesText(q.n), 100*float64(q.n)/float64(st.MemoryBytes()))
 		}
 		fmt.Fprintf(tw, "FLOPs a step\t%s\t\n", flopsText(st.FLOPs))

@@ -176,7 +176,7 @@ func (m *Model) Pretrain(s *engine.Step, b *Batch, w Weights) (l Losses, err err
 	negI, negT := b.NegativeImage, b.NegativeText
 	if negI == nil {
 		if w.ITC == 0 {
-			if dot, err = m.cosines(s, b, b.Pixels, group); err != nil {
+			if dot, err = m.cosines(s, b, group); err != nil {
 				return l, err
 			}
 		}
@@ -276,11 +276,11 @@ func (m *Model) contrast(s *engine.Step, br int, text, image layers.Node, group 
 
 // cosines returns what contrast returns of the own branch, for a step that
 // draws negatives by them and has no ITC loss: nothing is recorded.
-func (m *Model) cosines(s *engine.Step, b *Batch, pixels, group kernels.Tensor) (dot [2]kernels.Tensor, err error) {
+func (m *Model) cosines(s *engine.Step, b *Batch, group kernels.Tensor) (dot [2]kernels.Tensor, err error) {
 	train := s.Train
 	s.Train = false
 	defer func() { s.Train = train }()
-	t, i, err := m.CLS(s, b, pixels)
+	t, i, err := m.CLS(s, b)
 	if err != nil {
 		return dot, err
 	}
@@ -473,7 +473,7 @@ func (m *Model) Retrieval(s *engine.Step, b *Batch) (l Losses, err error) {
 	if err := m.checkBatch(b, Weights{}); err != nil {
 		return l, err
 	}
-	t, i, err := m.CLS(s, b, b.Pixels)
+	t, i, err := m.CLS(s, b)
 	if err != nil {
 		return l, err
 	}
@@ -485,12 +485,12 @@ func (m *Model) Retrieval(s *engine.Step, b *Batch) (l Losses, err error) {
 // CLS returns the final-normed [CLS] states of texts and of images by
 // themselves, each through its own experts: fine-tuning's and inference's
 // dual encoder. Either may be empty.
-func (m *Model) CLS(s *engine.Step, b *Batch, pixels kernels.Tensor) (text, image layers.Node, err error) {
+func (m *Model) CLS(s *engine.Step, b *Batch) (text, image layers.Node, err error) {
 	p := &Phase{}
 	for i, t := range b.Texts {
 		p.Texts = append(p.Texts, Unimodal{Text: t, Sample: b.sample(i), Pass: passText})
 	}
-	for i := range pixels.Rows {
+	for i := range b.Pixels.Rows {
 		p.Images = append(p.Images, Unimodal{Image: i, Sample: b.sample(i), Pass: passImage})
 	}
 	p.Layout(1 + m.Patches())
@@ -501,7 +501,7 @@ func (m *Model) CLS(s *engine.Step, b *Batch, pixels kernels.Tensor) (text, imag
 	for i := range p.Images {
 		rows.add(p.ImageRow(i, 0, Own))
 	}
-	f, err := m.Encode(s, p, pixels, rows.rows)
+	f, err := m.Encode(s, p, b.Pixels, rows.rows)
 	if err != nil {
 		return text, image, err
 	}

@@ -237,7 +237,7 @@ func TestContrastGroups(t *testing.T) {
 	x.Groups = []int32{9, 5, 9, 5}
 	want := func(groups []int32) float64 {
 		b.s.Begin(0, false)
-		txt, img, err := b.CLS(b.s, x, x.Pixels)
+		txt, img, err := b.CLS(b.s, x)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,7 +319,7 @@ func TestNegatives(t *testing.T) {
 		draw := func(step uint64) (image, text []int32) {
 			b.s.Begin(step, true)
 			group := b.s.Indices(x.groups())
-			dot, err := b.cosines(b.s, x, x.Pixels, group)
+			dot, err := b.cosines(b.s, x, group)
 			if err != nil {
 				t.Fatal(err)
 			}

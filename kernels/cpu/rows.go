@@ -170,10 +170,19 @@ func (d *device) residualNorm(o *residualNorm) {
 	d.rows(o, o.X)
 }
 
+// partOf returns the part of a norm in which row i is.
+func partOf(end [3]int, i int) (p int) {
+	for i >= end[p] {
+		p++
+	}
+	return p
+}
+
 // do computes a row of Z and its norm while it is in the cache.
 func (o *residualNorm) do(w *worker, u int) {
 	x, y, z, h := w.view(o.X, 0), w.view(o.Y, 1), w.view(o.Z, 2), w.view(o.H, 3)
 	add, mean, rstd := (*residual)(&o.Residual), o.Mean.F32(), o.Rstd.F32()
+	end := (*kernels.ResidualNorm)(o).Ends()
 	lo, hi := span(x.rows, u, rowsPerUnit(o.X))
 	for r := lo; r < hi; r++ {
 		add.row(w, &x, &y, &z, r)
@@ -181,11 +190,7 @@ func (o *residualNorm) do(w *worker, u int) {
 		if i < 0 {
 			continue
 		}
-		p, first := 0, 0
-		for i >= first+o.Parts[p].Rows {
-			first += o.Parts[p].Rows
-			p++
-		}
+		p := partOf(end, i)
 		m, s := w.isa.layerNorm(h.fresh(i), z.row(r), o.Parts[p].Scale.F32(), o.Parts[p].Shift.F32(), o.Eps)
 		h.put(i)
 		if mean != nil {
@@ -278,6 +283,7 @@ func (d *device) residualNormGrad(o *residualNormGrad) {
 func (o *residualNormGrad) do(w *worker, u int) {
 	z, dh, dz, dy := w.view(o.Z, 0), w.view(o.DH, 1), view(o.DZ), w.view(o.DY, 2)
 	mean, rstd := o.Mean.F32(), o.Rstd.F32()
+	end := (*kernels.ResidualNormGrad)(o).Ends()
 	stride := o.sums(len(o.Parts)) * dz.cols
 	part := w.part[u*stride:][:stride]
 	var y matrix
@@ -289,11 +295,7 @@ func (o *residualNormGrad) do(w *worker, u int) {
 	lo, hi := span(dz.rows, u, reduceRows)
 	for r := lo; r < hi; r++ {
 		if i := place(w.normNext, r); i >= 0 {
-			p, first := 0, 0
-			for i >= first+o.Parts[p].Rows {
-				first += o.Parts[p].Rows
-				p++
-			}
+			p := partOf(end, i)
 			at := o.sums(p) * dz.cols
 			w.isa.layerNormGrad(tmp, dh.row(i), z.row(r), o.Parts[p].Scale.F32(), part[at:][:dz.cols], part[at+dz.cols:][:dz.cols], mean[i], rstd[i])
 			w.add(dz.row(r), tmp)

@@ -321,7 +321,8 @@ func (d *device) residualNorm(o *kernels.ResidualNorm) {
 	for _, p := range o.Parts {
 		l.vector(p.Scale).vector(p.Shift)
 	}
-	d.start(l.int(o.Parts[0].Rows, o.Parts[0].Rows+o.Parts[1].Rows, r, n).float(o.Eps))
+	end := o.Ends()
+	d.start(l.int(end[0], end[1], r, n).float(o.Eps))
 }
 
 func (d *device) residualGrad(o *kernels.ResidualGrad) {
@@ -374,6 +375,7 @@ func (d *device) residualNormGrad(o *kernels.ResidualNormGrad) {
 	if !o.DGamma.IsZero() {
 		y = o.Y
 	}
+	rowEnd := o.Ends()
 	l := d.rowKernel("residual_norm_grad", rows, n, end[4])
 	l.grid.x = end[4]
 	l.tensor(o.Z).vector(o.NormRows).ptr(at[1]).tensor(o.DH).vector(o.Mean).vector(o.Rstd)
@@ -381,7 +383,7 @@ func (d *device) residualNormGrad(o *kernels.ResidualNormGrad) {
 		l.vector(p.Scale)
 	}
 	d.start(l.tensor(o.DZ).ptr(at[0]).tensor(y).vector(o.Gamma).vector(o.Keep).tensor(o.DY).ptr(partial).
-		int(end[1:4]...).int(work[0], work[0]+work[1], o.DH.Rows, rows, n))
+		int(end[1:4]...).int(rowEnd[:]...).int(rows, n))
 	if !sums {
 		return
 	}
